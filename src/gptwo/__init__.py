@@ -1,0 +1,1 @@
+"""gptwo: the GPT-2 family, whole."""

@@ -1,0 +1,95 @@
+"""Every error that a user of gptwo can meet.
+
+Each class carries the exit code that the command line ends with and the HTTP status that a server answers with, so
+that the same failure reads the same wherever it is met. The message is one sentence for the person who meets it: what
+was wrong, where, and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class GptwoError(Exception):
+    """The base of all errors that gptwo raises on purpose; anything else that escapes is a defect in gptwo."""
+
+    exit_code: ClassVar[int] = 1
+    http_status: ClassVar[int] = 500
+
+
+class ConfigError(GptwoError, ValueError):
+    """A model configuration that is not a GPT-2's, or that contradicts itself."""
+
+    http_status = 400
+
+
+class InvalidRequestError(GptwoError, ValueError):
+    """A parameter that is unknown, of the wrong type, or out of range. `param` names it."""
+
+    http_status = 400
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class ContextLengthError(InvalidRequestError):
+    """More positions were asked for than the model has."""
+
+
+class TokenizerError(GptwoError, ValueError):
+    """A tokenizer that cannot be read, or text or ids that it cannot encode or decode."""
+
+    http_status = 400
+
+
+class CheckpointError(GptwoError):
+    """A checkpoint that cannot be read or written: broken, incomplete, or of another shape than its configuration."""
+
+
+class UnsafeCheckpointError(CheckpointError):
+    """A pickle that holds more than tensors and plain values; it is refused, never executed."""
+
+
+class ModelNotFoundError(GptwoError):
+    """A name that is no embedded model, no local path and no repository on the hub."""
+
+    http_status = 404
+
+
+class DownloadError(GptwoError):
+    """The hub could not be reached, or refused."""
+
+    http_status = 503
+
+
+class MissingDependencyError(GptwoError):
+    """Something was asked for that needs an extra which is not installed."""
+
+
+class DecoderError(GptwoError):
+    """A decoder was used out of order: a closed sequence, a gap in the positions, a token id out of range."""
+
+
+class NumericalError(GptwoError):
+    """A computation left the real numbers: NaN or infinite logits, or a loss that diverged."""
+
+
+class DataError(GptwoError):
+    """Training data or an input file that cannot be read."""
+
+
+class TrainingError(GptwoError):
+    """A training run that cannot start, go on, or save."""
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str:
+    """A hint for an unknown name: `; did you mean 'top_p'?`, or the names that exist when none is near.
+
+    Example: nearest_name("topp", ["top_k", "top_p"]) == "; did you mean 'top_p'?"
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else f"; known names: {', '.join(names)}"
