@@ -18,6 +18,9 @@ from gptwo.errors import ConfigError
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish", "tanh")
 
+# A hostile file could grow thirtyfold when it is parsed; real ones have a kilobyte or two.
+MAX_BYTES = 1_000_000
+
 # Other names under which the same field occurs in the wild.
 ALIASES = {
     "n_ctx": "n_positions",
@@ -103,13 +106,13 @@ class GPTConfig:
             "tie_word_embeddings",
         ):
             if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name} is {getattr(self, name)!r}, expected true or false")
+                raise ConfigError(f"{name} is {_shown(getattr(self, name))}, expected true or false")
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             if getattr(self, name) is not None:
                 _check_integer(name, getattr(self, name), minimum=0)
         if self.activation_function not in ACTIVATIONS:
             raise ConfigError(
-                f"activation_function is {self.activation_function!r}, expected one of {', '.join(ACTIVATIONS)}"
+                f"activation_function is {_shown(self.activation_function)}, expected one of {', '.join(ACTIVATIONS)}"
             )
         if self.n_embd % self.n_head != 0:
             raise ConfigError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
@@ -162,7 +165,7 @@ class GPTConfig:
             raise ConfigError(f"a configuration is a JSON object, got {type(values).__name__}")
         model_type = values.get("model_type", "gpt2")
         if model_type != "gpt2":
-            raise ConfigError(f"model_type is {model_type!r}; gptwo reads 'gpt2' only")
+            raise ConfigError(f"model_type is {_shown(model_type)}; gptwo reads 'gpt2' only")
         if values.get("add_cross_attention"):
             raise ConfigError("add_cross_attention is true; gptwo reads GPT-2 on its own, without an encoder")
         named = {f.name for f in dataclasses.fields(cls)} - {"extra"}
@@ -186,7 +189,11 @@ class GPTConfig:
         """Read a `config.json`. Raises ConfigError, naming the file, if it is absent, not JSON, or not a GPT-2's."""
         path = Path(path)
         try:
-            values = json.loads(path.read_bytes())
+            with path.open("rb") as file:
+                text = file.read(MAX_BYTES + 1)
+            if len(text) > MAX_BYTES:
+                raise ValueError(f"it has over {MAX_BYTES} bytes")
+            values = json.loads(text)
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
         except (ValueError, RecursionError) as error:
@@ -220,7 +227,10 @@ def _shown(value: object) -> str:
     # A hostile file may hold an integer of a million digits, whose repr Python refuses, or a deep structure.
     if isinstance(value, int) and abs(value) >= 10**40:
         return "an integer of over 40 digits"
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        return "a deep structure"
     return text if len(text) <= 60 else text[:57] + "..."
 
 

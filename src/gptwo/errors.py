@@ -93,3 +93,7 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else f"; known names: {', '.join(names)}"
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint was read, but not all that is in it was used, or not as its configuration says."""

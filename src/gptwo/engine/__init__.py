@@ -1,1 +1,6 @@
-"""engine"""
+"""The engine: requests in, tokens out, one step at a time."""
+
+from gptwo.engine.engine import Engine
+from gptwo.engine.output import Choice, Completion, Event, Failure, Piece, TokenLogprob, TopToken
+
+__all__ = ["Choice", "Completion", "Engine", "Event", "Failure", "Piece", "TokenLogprob", "TopToken"]

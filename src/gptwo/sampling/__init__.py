@@ -1,1 +1,5 @@
-"""sampling"""
+"""How the next token is chosen: parameters, logits processors, the sampler and beam search; numpy only."""
+
+from gptwo.sampling.params import BeamParams, SamplingParams
+
+__all__ = ["BeamParams", "SamplingParams"]

@@ -1,0 +1,45 @@
+"""The table of formats: a later one is a new file and a row here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from gptwo.checkpoint import nanogpt_format, transformers_format
+from gptwo.checkpoint.stored import Checkpoint
+from gptwo.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Format:
+    """How one kind of checkpoint is recognised and read. (One is written too: see saving.py.)"""
+
+    name: str
+    looks_like: str
+    """What is there on disk, for messages."""
+    detect: Callable[[Path], bool]
+    """Whether a path is meant to be one, by names alone; cheap."""
+    read: Callable[[Path], Checkpoint]
+
+
+FORMATS: Final = (
+    Format("transformers", transformers_format.LOOKS_LIKE, transformers_format.detect, transformers_format.read),
+    Format("nanogpt", nanogpt_format.LOOKS_LIKE, nanogpt_format.detect, nanogpt_format.read),
+)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a path in the first format that recognises it.
+
+    Raises CheckpointError, listing the formats, if none does, and if the system will not let it be read.
+    """
+    try:
+        for known in FORMATS:
+            if known.detect(path):
+                return known.read(path)
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path}: cannot be read: {error}") from error
+    known_formats = "; ".join(f"{known.name}: {known.looks_like}" for known in FORMATS)
+    raise CheckpointError(f"checkpoint {path}: no known format is there ({known_formats})")

@@ -1,0 +1,148 @@
+"""Saving a checkpoint: all of it or nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Protocol
+
+from gptwo.checkpoint import transformers_format
+from gptwo.checkpoint.canonical import expected_shapes
+from gptwo.checkpoint.safetensors_file import WRITTEN_DTYPES
+from gptwo.checkpoint.stored import Array
+from gptwo.config import GPTConfig
+from gptwo.errors import CheckpointError, InvalidRequestError
+
+CARD: Final = "README.md"
+
+# What may lie in a directory that is replaced: the files of a checkpoint, and nothing of anybody's own.
+_OURS: Final = re.compile(
+    r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)|(model\.safetensors|pytorch_model\.bin)\.index\.json"
+    r"|generation_config\.json|chat_template\.jinja|\.gitattributes"
+)
+
+
+class SavesTokenizer(Protocol):
+    """The part of a tokenizer that saving needs."""
+
+    def save(self, directory: Path) -> None:
+        """Write the tokenizer's files into a directory."""
+
+
+def save_checkpoint(
+    directory: Path,
+    config: GPTConfig,
+    tensors: Mapping[str, Array],
+    tokenizer: SavesTokenizer | None,
+    *,
+    dtype: str = "F32",
+    card: str | None = None,
+) -> None:
+    """Write a transformers directory: config.json, model.safetensors, the tokenizer's files and the card, README.md.
+
+    tensors: arrays of floats by canonical name, exactly those of the configuration; linear weights (in, out).
+    dtype: "F32", "F16" or "BF16"; values are rounded to the nearest, ties to even.
+
+    A directory that is there is replaced, and only once the new one is whole and on the disk; whatever fails, the old
+    one is left as it was. Raises CheckpointError for tensors that do not fit the configuration, values beyond the range
+    of the dtype, a directory that holds files of other kinds, and whatever the system refuses; InvalidRequestError
+    for an unknown dtype.
+    """
+    if dtype not in WRITTEN_DTYPES:
+        raise InvalidRequestError(f"dtype is {dtype!r}, expected one of {', '.join(WRITTEN_DTYPES)}", param="dtype")
+    _check_tensors(directory, config, tensors)
+    ordered = {name: tensors[name] for name, _ in expected_shapes(config)}
+    # A link stays a link, and what it leads to is replaced.
+    target = Path(os.path.realpath(directory))
+    _check_replaceable(target)
+    temporary: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _beside(target, "tmp")
+        transformers_format.write(temporary, config, ordered, dtype)
+        if tokenizer is not None:
+            tokenizer.save(temporary)
+        if card is not None:
+            (temporary / CARD).write_text(card, encoding="utf-8")
+        _settle(temporary)
+        _put_in_place(temporary, target)
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {directory}: cannot be saved: {error}") from error
+    except CheckpointError as error:
+        raise CheckpointError(f"checkpoint {directory}: cannot be saved: {error}") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_tensors(directory: Path, config: GPTConfig, tensors: Mapping[str, Array]) -> None:
+    named = 0
+    for name, shape in expected_shapes(config):
+        if name not in tensors:
+            raise CheckpointError(f"checkpoint {directory}: tensor {name} is missing from what is to be saved")
+        if tensors[name].shape != shape:
+            raise CheckpointError(
+                f"checkpoint {directory}: tensor {name} to be saved has shape {tensors[name].shape}, expected {shape}"
+            )
+        if tensors[name].dtype.kind != "f":
+            raise CheckpointError(
+                f"checkpoint {directory}: tensor {name} to be saved is {tensors[name].dtype}, no floats"
+            )
+        named += 1
+    if named != len(tensors):
+        unknown = tensors.keys() - {name for name, _ in expected_shapes(config)}
+        raise CheckpointError(f"checkpoint {directory}: {sorted(unknown)[0]!a} is no tensor of this configuration")
+
+
+def _check_replaceable(target: Path) -> None:
+    """Replacing a directory deletes what is in it, so that must be a checkpoint and nothing else."""
+    if not os.path.lexists(target):
+        return
+    if not target.is_dir():
+        raise CheckpointError(f"checkpoint {target}: cannot be saved there: it is a file, not a directory")
+    own = {transformers_format.CONFIG, CARD, *transformers_format.TOKENIZER_FILES}
+    for name in os.listdir(target):
+        if name not in own and not _OURS.fullmatch(name):
+            raise CheckpointError(
+                f"checkpoint {target}: cannot be saved there: the directory holds {name!a}, which is no part of a "
+                "checkpoint; choose another directory, or move it away"
+            )
+
+
+def _settle(directory: Path) -> None:
+    """See a directory and its files onto the disk."""
+    for path in (*directory.iterdir(), directory):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _put_in_place(temporary: Path, target: Path) -> None:
+    """Rename the new directory to the name of the old one, which is moved aside first and comes back if that fails."""
+    if not target.exists():
+        temporary.rename(target)
+        return
+    aside = _beside(target, "old")
+    try:
+        target.rename(aside / target.name)
+        try:
+            temporary.rename(target)
+        except OSError:
+            (aside / target.name).rename(target)
+            raise
+    finally:
+        if target.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _beside(target: Path, suffix: str) -> Path:
+    """A new, hidden directory next to the target, so that renaming from one to the other stays on one disk."""
+    directory = target.with_name(f".{target.name}.{secrets.token_hex(4)}.{suffix}")
+    directory.mkdir()
+    return directory

@@ -1,0 +1,203 @@
+"""`gptwo generate`: continue a prompt as it is typed, or a file of prompts."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gptwo.cli.generation import (
+    BEAMS,
+    SAMPLING,
+    Params,
+    Timings,
+    generation_options,
+    make_params,
+    misplaced,
+    with_length,
+)
+from gptwo.cli.loading import load_model, model_options
+from gptwo.cli.parameters import SectionedCommand, given
+from gptwo.cli.terminal import is_terminal, note, progress, write, write_json, write_prompt
+from gptwo.cli.text_input import PromptLine, read_prompt, read_prompts
+from gptwo.errors import InvalidRequestError
+from gptwo.sampling.params import SamplingParams
+
+if TYPE_CHECKING:
+    from gptwo.engine import Completion, Piece
+    from gptwo.engine.output import TokenLogprob
+    from gptwo.language_model import LanguageModel
+
+# Prompts that are handed to the engine at once: enough to keep it busy, few enough to show that it moves.
+CHUNK = 32
+
+OPTIONS: list[click.Parameter] = [
+    click.Argument(["prompt"], required=False),
+    click.Option(["-f", "--file"], metavar="FILE", help="Prompts, one a line, or objects a line in a .jsonl file."),
+    click.Option(["as_json", "--json"], is_flag=True, help="One JSON object for each prompt, on a line."),
+    click.Option(["--stats"], is_flag=True, help="Load time, time to the first token and speed, on standard error."),
+    click.Option(
+        ["--echo/--no-echo"], default=None, help="Write the prompt before its continuation.  [default: on a terminal]"
+    ),
+]
+
+
+@click.command(cls=SectionedCommand, params=[*OPTIONS, *model_options(), *generation_options()])
+def command(prompt: str | None, file: str | None, **options: Any) -> None:
+    """Continue PROMPT, or standard input if it is `-`, and write the text as it is generated.
+
+    On a terminal the prompt stands before its continuation; into a pipe or a file goes the continuation alone, and a
+    line end after it. Standard input loses one line end at its end. Of several texts, each has a line above it.
+
+    A file of prompts holds one a line. In a .jsonl file each line is an object with "prompt" (text or token ids) and,
+    if it likes, any of the parameters below, with underscores: {"prompt": "Once", "max_tokens": 5}.
+    """
+    if (prompt is None) == (file is None):
+        raise click.UsageError(
+            "expected a PROMPT, `-` for standard input, or --file FILE" + (", not both" * bool(file))
+        )
+    values = given(click.get_current_context(), SAMPLING.keys() | BEAMS.keys())
+    wrong = misplaced(values)
+    if wrong is not None:
+        raise click.UsageError(wrong)
+    make_params(values)  # a wrong value is told before a model is loaded
+    lines = read_prompts(file) if file is not None else [PromptLine(read_prompt(prompt or ""))]
+    for line in lines:
+        _params(values, line)
+    began = time.perf_counter()
+    with closing(load_model(options)) as model:
+        timings = Timings(load=time.perf_counter() - began)
+        echo = options["echo"] if options["echo"] is not None else is_terminal(sys.stdout)
+        show = _show_json if options["as_json"] else _show_text
+        show(model, lines, values, timings, echo)
+        if options["stats"]:
+            note(timings.line())
+
+
+def _params(values: dict[str, Any], line: PromptLine, adjust: Callable[[dict[str, Any]], Any] = dict) -> Params:
+    """The parameters of one prompt: its own, then those of the command line."""
+    try:
+        return make_params(adjust({**values, **line.parameters}))
+    except InvalidRequestError as error:
+        if not line.place or not line.parameters:
+            raise
+        raise InvalidRequestError(f"{line.place}: {error}", param=error.param) from error
+
+
+def _params_for(model: LanguageModel, values: dict[str, Any], line: PromptLine) -> Params:
+    return _params(values, line, lambda merged: with_length(merged, model, line.prompt))
+
+
+def _completions(
+    model: LanguageModel, lines: list[PromptLine], values: dict[str, Any], timings: Timings
+) -> Iterator[tuple[PromptLine, Completion]]:
+    with progress(len(lines), "prompts") as advance:
+        for start in range(0, len(lines), CHUNK):
+            chunk = lines[start : start + CHUNK]
+            params = [_params_for(model, values, line) for line in chunk]
+            try:
+                completions = model.generate([line.prompt for line in chunk], params)
+            except InvalidRequestError as error:
+                raise _placed(error, model, chunk, params) from error
+            for line, completion in zip(chunk, completions, strict=True):
+                timings.count_at_once(sum(len(choice.token_ids) for choice in completion.choices))
+                yield line, completion
+            advance(len(chunk))
+
+
+def _placed(
+    error: InvalidRequestError, model: LanguageModel, chunk: list[PromptLine], params: list[Params]
+) -> InvalidRequestError:
+    """The error with the place of the prompt that it is about; such errors come before any work."""
+    for line, wanted in zip(chunk, params, strict=True):
+        try:
+            model.stream(line.prompt, wanted)
+        except InvalidRequestError as found:
+            return InvalidRequestError(f"{line.place}: {found}" if line.place else str(found), param=found.param)
+    return error
+
+
+def _show_json(
+    model: LanguageModel, lines: list[PromptLine], values: dict[str, Any], timings: Timings, echo: bool
+) -> None:
+    for line, completion in _completions(model, lines, values, timings):
+        write_json(_as_json(line.prompt, completion))
+
+
+def _show_text(
+    model: LanguageModel, lines: list[PromptLine], values: dict[str, Any], timings: Timings, echo: bool
+) -> None:
+    params = _params_for(model, values, lines[0]) if len(lines) == 1 else None
+    if isinstance(params, SamplingParams) and params.best_of in (None, params.n):
+        if echo:
+            write_prompt(_prompt_text(model, lines[0].prompt))
+        with closing(model.stream(lines[0].prompt, params)) as pieces:
+            write_stream(timings.watch(pieces), params.n)
+        return
+    for i, (line, completion) in enumerate(_completions(model, lines, values, timings), 1):
+        for choice in completion.choices:
+            several = [f"prompt {i} of {len(lines)}"] if len(lines) > 1 else []
+            several += [f"text {choice.index + 1} of {len(completion.choices)}"] * (len(completion.choices) > 1)
+            if several:
+                write(f"==> {', '.join(several)} <==\n")
+            if echo:
+                write_prompt(_prompt_text(model, line.prompt))
+            write(choice.text + "\n")
+
+
+def write_stream(pieces: Iterator[Piece], n: int) -> None:
+    """Write pieces as they come. Of n texts that come side by side the first is written at once; the others wait."""
+    current = 0
+    waiting: dict[int, list[str]] = {index: [] for index in range(n)}
+    ended: set[int] = set()
+    if n > 1:
+        write(f"\n==> text 1 of {n} <==\n")
+    for piece in pieces:
+        if piece.index == current:
+            write(piece.text)
+        else:
+            waiting[piece.index].append(piece.text)
+        if piece.finish_reason is not None:
+            ended.add(piece.index)
+        while current in ended and current + 1 < n:
+            current += 1
+            write(f"\n==> text {current + 1} of {n} <==\n" + "".join(waiting.pop(current)))
+    write("\n")
+
+
+def _prompt_text(model: LanguageModel, prompt: str | list[int]) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    return model.tokenizer.decode(prompt) if model.tokenizer is not None else " ".join(map(str, prompt))
+
+
+def _as_json(prompt: str | list[int], completion: Completion) -> dict[str, Any]:
+    choices = []
+    for choice in completion.choices:
+        shown: dict[str, Any] = {
+            "index": choice.index,
+            "text": choice.text,
+            "token_ids": list(choice.token_ids),
+            "finish_reason": choice.finish_reason,
+            "stop_reason": choice.stop_reason,
+        }
+        if choice.logprobs is not None:
+            shown["logprobs"] = [_logprob(entry) for entry in choice.logprobs]
+            shown["cumulative_logprob"] = choice.cumulative_logprob
+        if choice.score is not None:
+            shown["score"] = choice.score
+        choices.append(shown)
+    best = {name: value for name, value in choices[0].items() if name != "index"}
+    whole = {"prompt": prompt, **best, "seed": completion.seed, "prompt_token_ids": list(completion.prompt_token_ids)}
+    if completion.prompt_logprobs is not None:
+        whole["prompt_logprobs"] = [None if entry is None else _logprob(entry) for entry in completion.prompt_logprobs]
+    return whole | {"choices": choices}
+
+
+def _logprob(entry: TokenLogprob) -> dict[str, Any]:
+    plain = {"token_id": entry.token_id, "text": entry.text, "logprob": entry.logprob}
+    return plain | {"top": [{"token_id": t.token_id, "text": t.text, "logprob": t.logprob} for t in entry.top]}

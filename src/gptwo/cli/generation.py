@@ -1,0 +1,123 @@
+"""What `generate` and `interactive` share: parameters from options, a stream of pieces, and how long it all took."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gptwo.cli.parameters import Parameter, parameters_of
+from gptwo.errors import GptwoError
+from gptwo.sampling.params import BeamParams, SamplingParams
+
+if TYPE_CHECKING:
+    from gptwo.engine import Piece
+    from gptwo.language_model import LanguageModel
+
+Params = SamplingParams | BeamParams
+
+# Tokens to generate when nobody says how many; fewer where the model's context ends before.
+DEFAULT_MAX_TOKENS = 100
+
+SAMPLING, BEAMS = parameters_of(SamplingParams), parameters_of(BeamParams)
+SECTIONS = {"Sampling and beam search": SAMPLING.keys() & BEAMS.keys(), "Sampling": SAMPLING, "Beam search": BEAMS}
+
+
+def generation_parameters() -> dict[str, tuple[str, Parameter]]:
+    """Every parameter of sampling and beam search by name: the heading it stands under, and what it is."""
+    return {
+        name: next((section, parameter) for section, names in SECTIONS.items() if name in names)
+        for name, parameter in (SAMPLING | BEAMS).items()
+    }
+
+
+def generation_options() -> list[click.Parameter]:
+    """An option for each of them; its help shows the default that it has here."""
+    here = {"max_tokens": f"{DEFAULT_MAX_TOKENS}, or as many as the context holds", "num_beams": None}
+    return [
+        dataclasses.replace(parameter, default=here.get(name, parameter.default)).option(section)
+        for name, (section, parameter) in generation_parameters().items()
+    ]
+
+
+def make_params(values: Mapping[str, Any]) -> Params:
+    """BeamParams if num_beams is among the values, else SamplingParams; InvalidRequestError as they raise it."""
+    return BeamParams.from_dict(values) if "num_beams" in values else SamplingParams.from_dict(values)
+
+
+def misplaced(names: Collection[str]) -> str | None:
+    """Why these parameters cannot be used together, or None: some are for sampling only, some for beams only."""
+    if "num_beams" in names:
+        wrong = [name for name in names if name not in BEAMS]
+        return f"{_dashed(wrong[0])} is for sampling, and --beams searches instead" if wrong else None
+    wrong = [name for name in names if name not in SAMPLING]
+    return f"{_dashed(wrong[0])} is for beam search, which needs --beams" if wrong else None
+
+
+def with_length(values: Mapping[str, Any], model: LanguageModel, prompt: str | list[int]) -> dict[str, Any]:
+    """The values with a max_tokens that fits into the model's context, unless they have one already."""
+    if "max_tokens" in values:
+        return dict(values)
+    room = model.config.n_positions
+    if values.get("overflow") != "slide":
+        room -= max(1, len(_ids(model, prompt)))
+    length = min(DEFAULT_MAX_TOKENS, room) if room > 0 else DEFAULT_MAX_TOKENS
+    return {"max_tokens": max(length, values.get("min_tokens", 0)), **values}
+
+
+def _ids(model: LanguageModel, prompt: str | list[int]) -> list[int]:
+    if not isinstance(prompt, str):
+        return prompt
+    try:
+        return model.tokenizer.encode(prompt) if model.tokenizer is not None else []
+    except GptwoError:
+        return []  # generating says the same, where it can be reported
+
+
+def _dashed(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+@dataclass
+class Timings:
+    """When the tokens of one answer came. Seconds."""
+
+    load: float | None = None
+    started: float = field(default_factory=time.perf_counter)
+    first: float | None = None
+    last: float = 0.0
+    tokens: int = 0
+
+    def count(self, tokens: int) -> None:
+        """Note that tokens came just now."""
+        if tokens:
+            self.last = time.perf_counter()
+            if self.tokens == 0:
+                self.first = self.last - self.started
+            self.tokens += tokens
+
+    def watch(self, pieces: Iterator[Piece]) -> Iterator[Piece]:
+        """The pieces, each counted as it comes."""
+        for piece in pieces:
+            self.count(len(piece.token_ids))
+            yield piece
+
+    def count_at_once(self, tokens: int) -> None:
+        """Note that all tokens came at the same time, so that nobody knows when the first did."""
+        self.count(tokens)
+        self.first = None
+
+    def line(self) -> str:
+        """Load time, time to the first token, then what each later token took; without a first, the mean of all."""
+        parts = [] if self.load is None else [f"load {self.load:.2f} s"]
+        seconds, steps = self.last - self.started, self.tokens
+        if self.first is not None:
+            parts.append(f"first token {1000 * self.first:.1f} ms")
+            seconds, steps = seconds - self.first, steps - 1
+        if steps > 0 and seconds > 0:
+            parts += [f"{1000 * seconds / steps:.2f} ms/token", f"{steps / seconds:.1f} tokens/s"]
+        return "  ".join([*parts, f"{self.tokens} token{'' if self.tokens == 1 else 's'}"])

@@ -1,0 +1,89 @@
+"""Which model or tokenizer a command works with: its options, and the loading of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gptwo.cli.parameters import SectionOption
+from gptwo.errors import TokenizerError
+
+if TYPE_CHECKING:
+    from gptwo.language_model import LanguageModel
+    from gptwo.tokenizer import Tokenizer
+
+SECTION = "Model"
+
+
+def tokenizer_options() -> list[click.Parameter]:
+    """The options of `load_tokenizer`."""
+    return [
+        SectionOption(
+            ["-m", "--model"],
+            SECTION,
+            default="shakespeare",
+            envvar="GPTWO_MODEL",
+            show_default=True,
+            show_envvar=True,
+            metavar="NAME|PATH",
+            help="An embedded model, a local path, or a name on the hub.",
+        ),
+        SectionOption(
+            ["--tokenizer"],
+            SECTION,
+            metavar="PATH",
+            help="A tokenizer's directory or file, instead of the model's own.",
+        ),
+        SectionOption(["--revision"], SECTION, help="A branch, tag or commit on the hub."),
+    ]
+
+
+def model_options() -> list[click.Parameter]:
+    """The options of `load_model`."""
+    return [
+        *tokenizer_options(),
+        SectionOption(["--threads"], SECTION, type=int, help="Threads to compute with; as many as cores unless given."),
+        SectionOption(
+            ["--weights"], SECTION, default="auto", show_default=True, help="Format of the weights in memory."
+        ),
+        SectionOption(["--backend"], SECTION, default="auto", show_default=True, help="What computes the model."),
+        SectionOption(["--device"], SECTION, default="cpu", show_default=True, help="Where it is computed."),
+    ]
+
+
+def load_model(options: dict[str, Any]) -> LanguageModel:
+    """The model that the options of `model_options` name."""
+    import gptwo
+
+    return gptwo.load(
+        options["model"],
+        weights=options["weights"],
+        backend=options["backend"],
+        threads=options["threads"],
+        device=options["device"],
+        revision=options["revision"],
+        tokenizer=options["tokenizer"],
+        progress=True,
+    )
+
+
+def load_tokenizer(options: dict[str, Any]) -> Tokenizer:
+    """The tokenizer that the options of `tokenizer_options` name, without reading any weights."""
+    from gptwo.tokenizer import Tokenizer
+
+    if options["tokenizer"] is not None:
+        return Tokenizer.load(options["tokenizer"])
+    from gptwo.checkpoint import resolve
+
+    path = resolve(options["model"], revision=options["revision"], progress=True)
+    directory = path if path.is_dir() else path.parent
+    if not Tokenizer.exists(directory):
+        raise TokenizerError(f"model {options['model']} brings no tokenizer; name one with --tokenizer")
+    return Tokenizer.load(directory)
+
+
+def as_path(text: str) -> Path:
+    """A path that a person typed, `~` and all."""
+    return Path(text).expanduser()

@@ -1,0 +1,112 @@
+"""What commands write: text on standard output as it comes, notes and progress on standard error."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+# A model may generate any character. On a terminal those that steer it are shown as pictures (U+2400 and on), or, for
+# the second set of controls, as U+FFFD; line feed and tab stay.
+_VISIBLE = (
+    {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"}
+    | {0x7F: 0x2421}
+    | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+)
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a person reads this stream as it is written."""
+    return stream is not None and not stream.closed and stream.isatty()
+
+
+def visible(text: str) -> str:
+    """The text with control characters as pictures: what is generated must not steer a terminal."""
+    return text.translate(_VISIBLE)
+
+
+def write(text: str) -> None:
+    """Write generated text to standard output at once: as it is, except on a terminal (see `visible`)."""
+    if sys.stdout is not None:  # None if the process was started with it closed
+        sys.stdout.write(visible(text) if is_terminal(sys.stdout) else text)
+        sys.stdout.flush()
+
+
+def write_prompt(text: str) -> None:
+    """Write a prompt before its continuation, in bold on a terminal."""
+    bold = is_terminal(sys.stdout) and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    if bold:
+        sys.stdout.write(f"\x1b[1m{visible(text)}\x1b[0m")
+    else:
+        write(text)
+
+
+def write_json(value: Any) -> None:
+    """Write one value as one line of JSON; numbers that JSON lacks become null."""
+    write(json.dumps(_finite(value), ensure_ascii=False) + "\n")
+
+
+def shown_token(data: bytes) -> str:
+    """A token in quotes: its text, or its bytes where they are part of a character."""
+    try:
+        return repr(data.decode())
+    except UnicodeDecodeError:
+        return repr(data)
+
+
+def note(text: str) -> None:
+    """Write a line to standard error."""
+    if sys.stderr is not None:
+        print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress(total: int, description: str) -> Iterator[Callable[[int], None]]:
+    """A bar that goes forward by what the function is called with, if standard error alone is a terminal.
+
+    Where standard output is one too, the results themselves show how far it is.
+    """
+    if total < 2 or not is_terminal(sys.stderr) or is_terminal(sys.stdout):
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda done: bar.advance(task, done)
+
+
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str, right: Sequence[str] = ()
+) -> None:
+    """Print a table; the columns named in `right` are aligned to the right. No cell is read as markup."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    # Into a pipe or a file a table is as wide as its cells are.
+    console = Console(highlight=False, width=None if is_terminal(sys.stdout) else 1000)
+    table = Table(title=Text(visible(title)), title_justify="left", box=box.SIMPLE_HEAD)
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(visible(cell)) for cell in row))
+    if sys.stdout is not None:
+        console.print(table)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value

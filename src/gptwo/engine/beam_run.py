@@ -1,0 +1,98 @@
+"""A request that searches: beams are forks of one prefill."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gptwo.decoder.protocol import Decoder, Floats
+from gptwo.engine.output import Choice, Completion, Event, Piece
+from gptwo.engine.request import Request
+from gptwo.engine.run import Feed
+from gptwo.sampling import BeamParams
+from gptwo.sampling.beam import BeamSearch
+from gptwo.tokenizer import Tokenizer
+
+
+class BeamRun:
+    """See `run.Run`."""
+
+    def __init__(self, request: Request, decoder: Decoder, tokenizer: Tokenizer | None) -> None:
+        assert isinstance(request.params, BeamParams)
+        self.request, self.width = request, request.params.num_beams
+        self._decoder, self._tokenizer = decoder, tokenizer
+        self._search = BeamSearch(
+            request.params,
+            request.prompt_ids,
+            request.stop_ids,
+            request.bad_words,
+            None if tokenizer is None else tokenizer.vocab_size,
+            request.max_tokens,
+        )
+        self.done = False
+        self._handles: list[int] = []
+        self._next_tokens: list[list[int]] = [list(request.prompt_ids)]
+        self._position = 0  # of the first of them, the same for every beam
+
+    def feeds(self) -> list[Feed]:
+        """The prompt; later the last token of each beam."""
+        if not self._handles:
+            self._handles = [self._decoder.open()]
+        return [
+            Feed(handle, self._position, tokens, range(len(tokens) - 1, len(tokens)))
+            for handle, tokens in zip(self._handles, self._next_tokens, strict=True)
+        ]
+
+    def accept(self, logits: list[Floats]) -> list[Event]:
+        """Advance the search; pieces and the completion come once it is done."""
+        if not self._search.done:
+            steps = self._search.advance(np.concatenate([rows[-1:] for rows in logits]))
+            self._continue([row for row, _ in steps])
+            self._position += len(self._next_tokens[0])
+            self._next_tokens = [[token_id] for _, token_id in steps]
+        if not self._search.done:
+            return []
+        self.done = True
+        self.release()
+        return self._complete()
+
+    def release(self) -> None:
+        """Close what is open."""
+        for handle in self._handles:
+            self._decoder.close(handle)
+        self._handles = []
+
+    def _continue(self, rows: list[int]) -> None:
+        """Let the new beams take over the sequences of the rows they continue, forking what several continue.
+
+        Example: rows [0, 0, 2] of sequences a, b, c give a, a fork of a, c; b is closed.
+        """
+        taken: set[int] = set()
+        handles = []
+        for row in rows:
+            handles.append(self._decoder.fork(self._handles[row]) if row in taken else self._handles[row])
+            taken.add(row)
+        for row, handle in enumerate(self._handles):
+            if row not in taken:
+                self._decoder.close(handle)
+        self._handles = handles
+
+    def _complete(self) -> list[Event]:
+        choices = []
+        for index, found in enumerate(self._search.best()):
+            text_ids = found.token_ids[:-1] if found.finish_reason == "stop" else found.token_ids
+            text = "" if self._tokenizer is None else self._tokenizer.decode(text_ids, skip_special=True)
+            explicit = found.finish_reason == "stop" and found.token_ids[-1] in self.request.params.stop_token_ids
+            choices.append(
+                Choice(
+                    index=index,
+                    text=text,
+                    token_ids=found.token_ids,
+                    finish_reason=found.finish_reason,
+                    stop_reason=found.token_ids[-1] if explicit else None,
+                    score=found.score,
+                )
+            )
+        pieces = [
+            Piece(self.request.id, c.index, c.text, c.token_ids, None, c.finish_reason, c.stop_reason) for c in choices
+        ]
+        return [*pieces, Completion(self.request.id, self.request.prompt_ids, tuple(choices))]

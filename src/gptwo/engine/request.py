@@ -1,0 +1,128 @@
+"""A request: token ids and parameters, checked against the model that is to answer it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from gptwo.config import GPTConfig
+from gptwo.errors import ContextLengthError, InvalidRequestError
+from gptwo.options import is_integer, shown
+from gptwo.sampling import BeamParams, SamplingParams
+from gptwo.tokenizer import Tokenizer
+
+KeepLogits = Literal["none", "last", "all"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an engine works on; made by `make_request`, which checks it."""
+
+    id: int
+    prompt_ids: tuple[int, ...]
+    params: SamplingParams | BeamParams
+    max_tokens: int
+    """`params.max_tokens`, or what the context leaves where that is None."""
+    seed: int
+    bad_words: tuple[tuple[int, ...], ...]
+    """As token ids."""
+    stop_ids: frozenset[int]
+    """The stop tokens, the end of text among them unless it is ignored."""
+    keep_logits: KeepLogits
+    """Which rows of the prompt's logits the completion brings."""
+
+
+def make_request(
+    number: int,
+    prompt_ids: Sequence[int],
+    params: SamplingParams | BeamParams,
+    *,
+    config: GPTConfig,
+    tokenizer: Tokenizer | None,
+    keep_logits: KeepLogits = "none",
+) -> Request:
+    """Check a prompt and its parameters against a model.
+
+    An empty prompt becomes the beginning-of-text token, as GPT-2 was trained to begin. Raises InvalidRequestError for
+    what can never be answered, ContextLengthError for more positions than the model has.
+    """
+    prompt = check_token_ids(prompt_ids, config.vocab_size)
+    if not prompt:
+        if config.bos_token_id is None or config.bos_token_id >= config.vocab_size:
+            raise InvalidRequestError("the prompt is empty, and this model has no token to begin with", param="prompt")
+        prompt = (config.bos_token_id,)
+    params.check_vocabulary(config.vocab_size)
+    if isinstance(params, SamplingParams) and params.stop_strings and tokenizer is None:
+        raise InvalidRequestError("stop strings need a tokenizer; this model has none", param="stop")
+    stop_ids = set(params.stop_token_ids)
+    if config.eos_token_id is not None and not params.ignore_eos:
+        stop_ids.add(config.eos_token_id)
+    seed = params.seed if isinstance(params, SamplingParams) else 0
+    return Request(
+        id=number,
+        prompt_ids=prompt,
+        params=params,
+        max_tokens=_max_tokens(len(prompt), params, config.n_positions),
+        seed=secrets.randbits(63) if seed is None else seed,
+        bad_words=_bad_words(params.bad_words, tokenizer),
+        stop_ids=frozenset(stop_ids),
+        keep_logits=keep_logits,
+    )
+
+
+def check_token_ids(ids: Sequence[int], vocab_size: int) -> tuple[int, ...]:
+    """The ids as plain integers. Raises InvalidRequestError for one that is none, or not in the vocabulary."""
+    for token_id in ids:
+        if not is_integer(token_id):
+            raise InvalidRequestError(f"the prompt holds {shown(token_id)}, expected token ids", param="prompt")
+        if not 0 <= token_id < vocab_size:
+            raise InvalidRequestError(
+                f"token id {shown(token_id)} is out of range: the vocabulary has {vocab_size} tokens", param="prompt"
+            )
+    return tuple(int(token_id) for token_id in ids)
+
+
+def _max_tokens(prompt: int, params: SamplingParams | BeamParams, positions: int) -> int:
+    slides = isinstance(params, SamplingParams) and params.overflow == "slide"
+    if slides:
+        assert isinstance(params, SamplingParams)
+        if params.max_tokens is None:
+            raise InvalidRequestError("overflow='slide' goes on for ever without max_tokens", param="max_tokens")
+        if params.prompt_logprobs is not None and prompt > positions:
+            raise InvalidRequestError(
+                f"prompt_logprobs needs a prompt within the model's {positions} positions, got {prompt} tokens",
+                param="prompt_logprobs",
+            )
+        return params.max_tokens
+    hint = "; shorten it" if isinstance(params, BeamParams) else "; shorten it, or ask for overflow='slide'"
+    wanted = params.max_tokens
+    if wanted is None:
+        if prompt >= positions:
+            raise ContextLengthError(
+                f"the prompt has {prompt} tokens, the model {positions} positions: nothing is left to generate{hint}",
+                param="prompt",
+            )
+        return positions - prompt
+    if prompt + wanted > positions:
+        raise ContextLengthError(
+            f"the prompt has {prompt} tokens and max_tokens is {wanted}: together more than the model's "
+            f"{positions} positions{hint}",
+            param="max_tokens",
+        )
+    return wanted
+
+
+def _bad_words(words: Sequence[str | Sequence[int]], tokenizer: Tokenizer | None) -> tuple[tuple[int, ...], ...]:
+    """Each word as token ids; text both as it stands and behind a space, since GPT-2's tokens carry their space."""
+    found: dict[tuple[int, ...], None] = {}
+    for word in words:
+        if not isinstance(word, str):
+            found[tuple(word)] = None
+        elif tokenizer is None:
+            raise InvalidRequestError("bad_words as text need a tokenizer; this model has none", param="bad_words")
+        else:
+            for form in (word, " " + word.lstrip(" ")):
+                found[tuple(tokenizer.encode(form))] = None
+    return tuple(found)

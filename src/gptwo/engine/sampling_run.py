@@ -1,0 +1,211 @@
+"""A request that draws its tokens: one prefill, then n texts that share it."""
+
+from __future__ import annotations
+
+from gptwo.decoder.protocol import Decoder, Floats
+from gptwo.engine.output import Choice, Completion, Event, Piece, TokenLogprob, TopToken
+from gptwo.engine.request import Request
+from gptwo.engine.run import Feed
+from gptwo.engine.sequence import Sequence
+from gptwo.engine.text import TextAssembler
+from gptwo.sampling import SamplingParams
+from gptwo.sampling.counter_random import uniform
+from gptwo.sampling.sampler import choose, log_softmax, process_logits, top_logprobs
+from gptwo.tokenizer import Tokenizer
+
+
+class SamplingRun:
+    """See `run.Run`."""
+
+    def __init__(self, request: Request, decoder: Decoder, tokenizer: Tokenizer | None) -> None:
+        assert isinstance(request.params, SamplingParams)
+        self.request, self.done = request, False
+        self._params = request.params
+        self.width = self._params.best_of or self._params.n
+        self._decoder, self._tokenizer = decoder, tokenizer
+        self._chooses_best = self.width > self._params.n
+        self._sequences: list[Sequence] = []  # empty until the prompt is prefilled
+        self._first = self._new_sequence(0)
+        self._prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+        self._prompt_logits: Floats | None = None
+
+    def feeds(self) -> list[Feed]:
+        """The prompt; later the last token of each text that goes on."""
+        if not self._sequences:
+            if self._first.handle is None:
+                self._first.handle = self._decoder.open()
+            return [self._feed(self._first)]
+        return [self._feed(sequence) for sequence in self._active()]
+
+    def accept(self, logits: list[Floats]) -> list[Event]:
+        """Choose a token for each text."""
+        events: list[Event] = []
+        if not self._sequences:
+            rows = [self._finish_prefill(logits[0])] * self.width
+            self._sequences = [self._first, *(self._fork(index) for index in range(1, self.width))]
+        else:
+            rows = [row[-1] for row in logits]
+        for sequence, row in zip(self._active(), rows, strict=True):
+            if self.request.max_tokens == 0:
+                sequence.finish_reason = "length"
+                piece = Piece(self.request.id, sequence.index, "", finish_reason="length")
+            else:
+                piece = self._choose(sequence, row)
+            if not self._chooses_best:
+                events.append(piece)
+            if sequence.finish_reason is not None:
+                self._close(sequence)
+        if not self._active():
+            self.done = True
+            events.extend(self._complete())
+        return events
+
+    def release(self) -> None:
+        """Close what is open."""
+        for sequence in self._sequences or [self._first]:
+            self._close(sequence)
+
+    def _active(self) -> list[Sequence]:
+        return [sequence for sequence in self._sequences if sequence.finish_reason is None]
+
+    def _new_sequence(self, index: int) -> Sequence:
+        text = None
+        if self._tokenizer is not None:
+            text = TextAssembler(
+                self._tokenizer.stream(skip_special=True),
+                self._params.stop_strings,
+                include_stop=self._params.include_stop_str_in_output,
+            )
+        return Sequence(index=index, handle=None, prompt_ids=self.request.prompt_ids, text=text)
+
+    def _fork(self, index: int) -> Sequence:
+        sequence = self._new_sequence(index)
+        if self.request.max_tokens > 0:
+            assert self._first.handle is not None
+            sequence.handle = self._decoder.fork(self._first.handle)
+        return sequence
+
+    def _close(self, sequence: Sequence) -> None:
+        if sequence.handle is not None:
+            self._decoder.close(sequence.handle)
+            sequence.handle = None
+
+    def _feed(self, sequence: Sequence) -> Feed:
+        assert sequence.handle is not None
+        held = self._decoder.length(sequence.handle)
+        keep, token_ids = sequence.pending(held, self._decoder.config.n_positions)
+        everything = not self._sequences and (
+            self._params.prompt_logprobs is not None or self.request.keep_logits == "all"
+        )
+        rows = range(0 if everything else len(token_ids) - 1, len(token_ids))
+        return Feed(sequence.handle, keep, token_ids, rows)
+
+    def _finish_prefill(self, logits: Floats) -> Floats:
+        """Keep what was asked of the prompt's logits (rows, V); the row that the first token is drawn from."""
+        if self._params.prompt_logprobs is not None:
+            count = self._params.prompt_logprobs
+            pairs = zip(self.request.prompt_ids[1:], logits[:-1], strict=True)
+            described = [self._describe(token, log_softmax(row), count) for token, row in pairs]
+            self._prompt_logprobs = (None, *described)
+        if self.request.keep_logits != "none":
+            self._prompt_logits = logits if self.request.keep_logits == "all" else logits[-1:]
+        last: Floats = logits[-1]
+        return last
+
+    def _choose(self, sequence: Sequence, logits: Floats) -> Piece:
+        request, params = self.request, self._params
+        processed = process_logits(
+            logits,
+            params,
+            request.prompt_ids,
+            sequence.output_ids,
+            bad_words=request.bad_words,
+            stop_ids=request.stop_ids,
+            vocab_size=None if self._tokenizer is None else self._tokenizer.vocab_size,
+        )
+        # The position counts from the prompt's beginning, so that a text that is continued later with the same seed
+        # goes on as it would have gone on at once.
+        position = len(request.prompt_ids) + len(sequence.output_ids)
+        token_id = choose(processed, params, uniform(request.seed, sequence.index, position))
+        described: tuple[TokenLogprob, ...] | None = None
+        if params.logprobs is not None or self._chooses_best:
+            described = (self._describe(token_id, log_softmax(logits), params.logprobs or 0),)
+            sequence.logprobs.extend(described)
+        text = self._append(sequence, token_id)
+        sequence.pieces.append(text)
+        return Piece(
+            request.id,
+            sequence.index,
+            text,
+            (token_id,),
+            described,
+            sequence.finish_reason,
+            sequence.stop_reason,
+        )
+
+    def _append(self, sequence: Sequence, token_id: int) -> str:
+        """Add a token to a text and decide whether it ends; the piece of text that is certain now."""
+        params, text = self._params, sequence.text
+        sequence.output_ids.append(token_id)
+        count = len(sequence.output_ids)
+        may_stop = count > params.min_tokens
+        stops = token_id in self.request.stop_ids
+        if stops:
+            sequence.finish_reason = "stop"
+            sequence.stop_reason = token_id if token_id in params.stop_token_ids else None
+        elif count >= self.request.max_tokens:
+            sequence.finish_reason = "length"
+        if text is None:
+            return ""
+        piece = ""
+        if not stops or params.include_stop_str_in_output:
+            piece = text.push(token_id, may_stop=may_stop)
+        if sequence.finish_reason is not None and text.stopped_by is None:
+            piece += text.flush(may_stop=may_stop)
+        if text.stopped_by is not None:
+            sequence.finish_reason, sequence.stop_reason = "stop", text.stopped_by
+        return piece
+
+    def _describe(self, token_id: int, logprobs: Floats, count: int) -> TokenLogprob:
+        top = tuple(TopToken(other, self._token_text(other), value) for other, value in top_logprobs(logprobs, count))
+        return TokenLogprob(token_id, self._token_text(token_id), float(logprobs[token_id]), top)
+
+    def _token_text(self, token_id: int) -> str:
+        if self._tokenizer is None or token_id >= self._tokenizer.vocab_size:
+            return ""
+        return self._tokenizer.token_text(token_id)
+
+    def _complete(self) -> list[Event]:
+        """The completion, and before it, where the best of many were chosen, their texts in one piece each."""
+        chosen = self._sequences
+        if self._chooses_best:
+            chosen = sorted(chosen, key=_mean_logprob, reverse=True)[: self._params.n]
+        with_logprobs = self._params.logprobs is not None
+        choices = tuple(s.to_choice(i, with_logprobs=with_logprobs) for i, s in enumerate(chosen))
+        pieces = [_whole_piece(self.request.id, choice) for choice in choices] if self._chooses_best else []
+        completion = Completion(
+            request_id=self.request.id,
+            prompt_token_ids=self.request.prompt_ids,
+            choices=choices,
+            seed=self.request.seed,
+            prompt_logprobs=self._prompt_logprobs,
+            prompt_logits=self._prompt_logits,
+        )
+        return [*pieces, completion]
+
+
+def _mean_logprob(sequence: Sequence) -> float:
+    """OpenAI's measure of the best: the highest log-probability per token."""
+    return sum(token.logprob for token in sequence.logprobs) / max(1, len(sequence.logprobs))
+
+
+def _whole_piece(request_id: int, choice: Choice) -> Piece:
+    return Piece(
+        request_id,
+        choice.index,
+        choice.text,
+        choice.token_ids,
+        choice.logprobs,
+        choice.finish_reason,
+        choice.stop_reason,
+    )

@@ -1,0 +1,58 @@
+"""Text from tokens, with stop strings that may span them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gptwo.tokenizer import IncrementalDecoder
+
+
+class TextAssembler:
+    """Turns the tokens of one sequence into pieces of text, and ends it at a stop string.
+
+    Of several stop strings the one that is complete first ends the text (the longest of those that end together), so
+    the result does not depend on how the text is cut into tokens. Text that may be the beginning of a stop string is
+    held back until it is known not to be.
+    """
+
+    def __init__(self, decoder: IncrementalDecoder, stops: Sequence[str] = (), *, include_stop: bool = False) -> None:
+        self._decoder, self._stops, self._include_stop = decoder, tuple(stops), include_stop
+        self._held = ""
+        self.stopped_by: str | None = None
+
+    def push(self, token_id: int, *, may_stop: bool = True) -> str:
+        """Take a token; the text that is certain now. With `may_stop` false stop strings are text like any other."""
+        self._held += self._decoder.push(token_id)
+        return self._release(may_stop)
+
+    def flush(self, *, may_stop: bool = True) -> str:
+        """The end: everything that was held back, up to a stop string if the last character completes one."""
+        self._held += self._decoder.flush()
+        released = self._release(may_stop)
+        if self.stopped_by is None:
+            released, self._held = released + self._held, ""
+        return released
+
+    def _release(self, may_stop: bool) -> str:
+        text, self._held = self._held, ""
+        if not (may_stop and self._stops):
+            return text
+        found = [(text.find(stop) + len(stop), -len(stop), stop) for stop in self._stops if stop in text]
+        if found:
+            end, _, stop = min(found)
+            self.stopped_by = stop
+            return text[: end if self._include_stop else end - len(stop)]
+        kept = max(_overlap(text, stop) for stop in self._stops)
+        self._held = text[len(text) - kept :]
+        return text[: len(text) - kept]
+
+
+def _overlap(text: str, stop: str) -> int:
+    """How many characters at the end of `text` could be the beginning of `stop`.
+
+    Example: _overlap("one two", "two words") == 3
+    """
+    for length in range(min(len(text), len(stop) - 1), 0, -1):
+        if stop.startswith(text[-length:]):
+            return length
+    return 0

@@ -1,0 +1,339 @@
+"""The face of gptwo: a model and its tokenizer, and all that one asks of them."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+
+from gptwo.checkpoint import load_checkpoint
+from gptwo.config import GPTConfig
+from gptwo.decoder import open_decoder
+from gptwo.decoder.protocol import Decoder, Floats
+from gptwo.engine import Completion, Engine, Event, Failure, Piece
+from gptwo.engine.request import KeepLogits, check_token_ids
+from gptwo.errors import CheckpointError, InvalidRequestError
+from gptwo.options import is_integer, shown
+from gptwo.sampling import BeamParams, SamplingParams
+from gptwo.sampling.sampler import log_softmax, top_logprobs
+from gptwo.tokenizer import Tokenizer
+
+Prompt = str | Sequence[int]
+Params = SamplingParams | BeamParams
+
+
+@dataclass(frozen=True)
+class Score:
+    """How likely the model finds a text. Logarithms are natural."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float | None, ...]
+    """One for each token, given those before it; None for the first."""
+    bytes: int | None
+    """UTF-8 bytes of the tokens that have a log-probability; None for token ids without a tokenizer."""
+
+    @property
+    def total(self) -> float:
+        """Sum of the log-probabilities, in nats."""
+        return math.fsum(value for value in self.logprobs if value is not None)
+
+    @property
+    def scored(self) -> int:
+        """Tokens that have a log-probability: all but the first."""
+        return len(self.logprobs) - 1
+
+    @property
+    def perplexity(self) -> float:
+        """Exp of the mean negative log-probability; NaN for a text of a single token."""
+        return math.exp(-self.total / self.scored) if self.scored else math.nan
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """Negative log-probability in bits for each byte of text; None where there are no bytes to count."""
+        return -self.total / math.log(2.0) / self.bytes if self.bytes else None
+
+
+def load(
+    name: str | Path,
+    *,
+    weights: str = "auto",
+    backend: str = "auto",
+    threads: int | None = None,
+    device: str = "cpu",
+    revision: str | None = None,
+    tokenizer: Tokenizer | str | Path | None = None,
+    progress: bool = False,
+) -> LanguageModel:
+    """Load a model: an embedded name (`shakespeare`), else a local directory or file, else a name on the hub.
+
+    weights: the type they are held in, `f32` or `bf16`; `auto` is `f32`. backend: `auto` or `reference`. threads: None
+    leaves the choice to the backend. device: a PyTorch device. revision: a branch, tag or commit on the hub.
+    tokenizer: one to use in place of the checkpoint's own, or a directory or file that holds it. progress: show a bar
+    while downloading.
+
+    Raises ModelNotFoundError, DownloadError, CheckpointError, ConfigError, TokenizerError, MissingDependencyError or
+    InvalidRequestError, each with one sentence that says what to do.
+    """
+    checkpoint = load_checkpoint(name, revision=revision, progress=progress)
+    found = checkpoint.tokenizer_path if tokenizer is None else tokenizer
+    if found is not None and not isinstance(found, Tokenizer):
+        found = Tokenizer.load(found)
+    if found is not None and found.vocab_size > checkpoint.config.vocab_size:
+        shape = (checkpoint.config.vocab_size, checkpoint.config.n_embd)
+        raise CheckpointError(
+            f"checkpoint {checkpoint.path}: tensor wte.weight has shape {shape}, "
+            f"but a tokenizer of {found.vocab_size} tokens needs {(found.vocab_size, shape[1])}"
+        )
+    decoder = open_decoder(checkpoint, backend=backend, weights=weights, threads=threads, device=device)
+    return LanguageModel(decoder, found, name=str(name))
+
+
+class LanguageModel:
+    """A loaded model. Its methods may be called from several threads; they share one engine and so one batch."""
+
+    def __init__(self, decoder: Decoder, tokenizer: Tokenizer | None, *, name: str = "model") -> None:
+        self.name = name
+        self.tokenizer = tokenizer
+        self._decoder = decoder
+        self._engine = Engine(decoder, tokenizer)
+        self._lock = threading.Lock()
+        self._inbox: dict[int, deque[Event]] = {}
+
+    @property
+    def config(self) -> GPTConfig:
+        """The model's configuration."""
+        return self._decoder.config
+
+    def __repr__(self) -> str:
+        return f"<LanguageModel {self.name}: {self.config.parameter_count:,} parameters>"
+
+    @overload
+    def generate(  # type: ignore[overload-overlap]  # to the type checker a text is a sequence of texts
+        self, prompts: Prompt, params: Params | None = None
+    ) -> Completion: ...
+
+    @overload
+    def generate(
+        self, prompts: Sequence[Prompt], params: Params | Sequence[Params] | None = None
+    ) -> list[Completion]: ...
+
+    def generate(
+        self, prompts: Prompt | Sequence[Prompt], params: Params | Sequence[Params] | None = None
+    ) -> Completion | list[Completion]:
+        """Continue a prompt, or each of a list of prompts in one batch.
+
+        prompts: text, token ids, or a list of either. An empty prompt begins a new text (`<|endoftext|>`).
+        params: one for all prompts, or a list with one for each; None is SamplingParams().
+        Raises InvalidRequestError or ContextLengthError before any work for what can never be answered.
+        """
+        alone = _is_one_prompt(prompts)
+        batch: Sequence[Prompt] = [prompts] if alone else prompts  # type: ignore[list-item, assignment]
+        requests = self._add_all(batch, _one_for_each(params, len(batch)))
+        completions = self._complete(requests)
+        return completions[0] if alone else completions
+
+    def stream(self, prompt: Prompt, params: Params | None = None) -> Iterator[Piece]:
+        """Continue a prompt, piece by piece as the tokens are made; n texts come interleaved, told apart by `index`.
+
+        Arguments and errors as in `generate`; they are checked at once. A stream that is closed early is cancelled.
+        """
+        if not _is_one_prompt(prompt):
+            raise InvalidRequestError("stream takes one prompt: text, or a list of token ids", param="prompt")
+        (request,) = self._add_all([prompt], _one_for_each(params, 1))
+        return self._stream(request)
+
+    @overload
+    def score(self, texts: Prompt) -> Score: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def score(self, texts: Sequence[Prompt]) -> list[Score]: ...
+
+    def score(self, texts: Prompt | Sequence[Prompt]) -> Score | list[Score]:
+        """The log-probability of each token of a text, or of several texts, given the tokens before it.
+
+        A text longer than the model's positions is read in windows that overlap by half, and each token is scored where
+        it has most before it. Raises InvalidRequestError for a text without tokens.
+        """
+        if not _is_one_prompt(texts):
+            return [self._score(text) for text in texts]  # type: ignore[arg-type]
+        return self._score(texts)  # type: ignore[arg-type]
+
+    def top(self, prompt: Prompt, k: int = 5) -> list[tuple[str, int, float]]:
+        """The k likeliest next tokens as (text, token id, probability), likeliest first."""
+        if not is_integer(k) or not 1 <= k <= self.config.vocab_size:
+            raise InvalidRequestError(f"k is {shown(k)}, expected 1 to {self.config.vocab_size}", param="k")
+        logprobs = log_softmax(self._logits(self._encode(prompt), "last")[-1])
+        return [(self._token_text(token), token, math.exp(value)) for token, value in top_logprobs(logprobs, k)]
+
+    def logits(self, prompt: Prompt) -> Floats:
+        """The logits of the token after each position: float32 (T, V)."""
+        ids = self._encode(prompt)
+        if not ids:
+            raise InvalidRequestError("logits need at least one token", param="prompt")
+        return self._logits(ids, "all")
+
+    def close(self) -> None:
+        """Drop every request; a stream that is still open ends there."""
+        with self._lock:
+            for request in list(self._inbox):
+                self._engine.cancel(request)
+            self._inbox.clear()
+
+    def __enter__(self) -> LanguageModel:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    # ---- requests
+
+    def _add_all(self, prompts: Sequence[Prompt], params: Sequence[Params]) -> list[int]:
+        """Queue requests, all or none."""
+        encoded = [self._encode(prompt) for prompt in prompts]
+        requests: list[int] = []
+        with self._lock:
+            try:
+                for ids, wanted in zip(encoded, params, strict=True):
+                    requests.append(self._add(ids, wanted))
+            except BaseException:
+                self._drop(requests)
+                raise
+        return requests
+
+    def _add(self, ids: Sequence[int], params: Params, keep_logits: KeepLogits = "none") -> int:
+        request = self._engine.add(ids, params, keep_logits=keep_logits)
+        self._inbox[request] = deque()
+        return request
+
+    def _drop(self, requests: Sequence[int]) -> None:
+        for request in requests:
+            if self._inbox.pop(request, None) is not None:
+                self._engine.cancel(request)
+
+    def _events(self, request: int) -> Iterator[Event]:
+        """The events of one request, running the engine for all of them meanwhile."""
+        while True:
+            with self._lock:
+                inbox = self._inbox.get(request)
+                if inbox is None:
+                    return
+                if not inbox:
+                    for event in self._engine.step():
+                        if event.request_id in self._inbox:
+                            self._inbox[event.request_id].append(event)
+                    continue
+                event = inbox.popleft()
+            if isinstance(event, Failure):
+                raise event.error
+            yield event
+
+    def _stream(self, request: int) -> Iterator[Piece]:
+        try:
+            for event in self._events(request):
+                if not isinstance(event, Piece):
+                    return
+                yield event
+        finally:
+            with self._lock:
+                self._drop([request])
+
+    def _complete(self, requests: list[int]) -> list[Completion]:
+        try:
+            return [
+                next(event for event in self._events(request) if isinstance(event, Completion)) for request in requests
+            ]
+        finally:
+            with self._lock:
+                self._drop(requests)
+
+    # ---- scoring
+
+    def _score(self, text: Prompt) -> Score:
+        ids = tuple(check_token_ids(self._encode(text), self.config.vocab_size))
+        if not ids:
+            raise InvalidRequestError("there is nothing to score: the text has no tokens", param="text")
+        window = self.config.n_positions
+        stride = max(1, window // 2)
+        logprobs: list[float | None] = [None]
+        for start in range(0, len(ids), stride):
+            end = min(start + window, len(ids))
+            if end <= len(logprobs):
+                break
+            fresh = end - len(logprobs)
+            logprobs.extend(self._prompt_logprobs(ids[start:end])[-fresh:])
+        size = None
+        if self.tokenizer is not None:
+            size = sum(len(self.tokenizer.token_bytes(token)) for token in ids[1:])
+        return Score(ids, tuple(logprobs), size)
+
+    def _prompt_logprobs(self, ids: Sequence[int]) -> list[float | None]:
+        with self._lock:
+            request = self._add(ids, SamplingParams(max_tokens=0, prompt_logprobs=0))
+        (completion,) = self._complete([request])
+        assert completion.prompt_logprobs is not None
+        return [None if token is None else token.logprob for token in completion.prompt_logprobs]
+
+    def _logits(self, ids: Sequence[int], keep: KeepLogits) -> Floats:
+        with self._lock:
+            request = self._add(ids, SamplingParams(max_tokens=0), keep)
+        (completion,) = self._complete([request])
+        assert completion.prompt_logits is not None
+        return completion.prompt_logits
+
+    # ---- text
+
+    def _encode(self, prompt: Prompt) -> Sequence[int]:
+        if not isinstance(prompt, str):
+            return list(prompt)
+        if self.tokenizer is None:
+            raise InvalidRequestError(
+                f"{self.name} has no tokenizer: give token ids, or load it with tokenizer=", param="prompt"
+            )
+        return self.tokenizer.encode(prompt)
+
+    def _token_text(self, token_id: int) -> str:
+        known = self.tokenizer is not None and token_id < self.tokenizer.vocab_size
+        return self.tokenizer.token_text(token_id) if known and self.tokenizer is not None else ""
+
+
+def _is_one_prompt(prompts: object) -> bool:
+    """Whether this is one prompt (text or token ids), not a list of them. Raises InvalidRequestError for neither."""
+    if isinstance(prompts, str):
+        return True
+    if isinstance(prompts, np.ndarray):
+        if prompts.ndim == 1:
+            return True
+        raise InvalidRequestError(f"a prompt as an array has one dimension, got {prompts.ndim}", param="prompt")
+    if not isinstance(prompts, Sequence) or isinstance(prompts, (bytes, bytearray)):
+        raise InvalidRequestError(
+            f"the prompt is {shown(prompts)}, expected text, token ids, or a list of those", param="prompt"
+        )
+    numbers = [not isinstance(item, (str, Sequence, np.ndarray)) for item in prompts]
+    if all(numbers):
+        return bool(numbers)  # an empty list is an empty batch
+    if any(numbers):
+        raise InvalidRequestError("the prompts mix token ids with texts: a prompt is a text or a list", param="prompt")
+    for item in prompts:
+        if not (isinstance(item, str) or _is_one_prompt(item) or len(item) == 0):
+            raise InvalidRequestError("a prompt is a text or a list of token ids, not a list of lists", param="prompt")
+    return False
+
+
+def _one_for_each(params: Params | Sequence[Params] | None, count: int) -> list[Params]:
+    if params is None:
+        return [SamplingParams()] * count
+    if isinstance(params, (SamplingParams, BeamParams)):
+        return [params] * count
+    several = list(params)
+    for item in several:
+        if not isinstance(item, (SamplingParams, BeamParams)):
+            raise InvalidRequestError(f"params is {shown(item)}, expected SamplingParams or BeamParams", param="params")
+    if len(several) != count:
+        raise InvalidRequestError(f"{count} prompts but {len(several)} params: give one, or one each", param="params")
+    return several

@@ -1,0 +1,157 @@
+"""From a model's logits to a token.
+
+Three steps, each of which can be asked for alone: process_logits (biases, penalties and masks, which depend on what
+was said so far), distribution (temperature and truncation, which don't), and choose (one token, given one random
+number).
+log_softmax and top_logprobs report on the logits as the model gave them.
+
+V is the vocabulary. NaN, or an infinity where it has no meaning, is a NumericalError: it comes from the model, not
+from a parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from gptwo.errors import InvalidRequestError, NumericalError
+from gptwo.sampling import processors
+from gptwo.sampling.params import LogitsOptions, SamplingParams
+from gptwo.sampling.processors import Logits
+
+Probabilities = npt.NDArray[np.float64]
+
+
+def process_logits(
+    logits: Logits,
+    params: LogitsOptions,
+    prompt_ids: Sequence[int],
+    output_ids: Sequence[int],
+    *,
+    bad_words: Sequence[Sequence[int]] = (),
+    stop_ids: Collection[int] = (),
+    vocab_size: int | None = None,
+) -> Logits:
+    """Apply what `params` says about the choice of tokens; float32 (V,) -> float32 (V,).
+
+    Returns the array it was given, untouched, where nothing is asked for. bad_words: the bad words as token ids.
+    stop_ids: tokens that end the text, removed while fewer than min_tokens were produced. vocab_size: ids from there on
+    are padding and never chosen.
+
+    Raises InvalidRequestError if no token is left, NumericalError if the logits hold NaN or +inf, or no finite number.
+    """
+    processed = apply_options(
+        logits, params, prompt_ids, output_ids, bad_words=bad_words, stop_ids=stop_ids, vocab_size=vocab_size
+    )
+    if processed is not logits:
+        _largest(logits)
+        if processed.max() == -np.inf:
+            raise InvalidRequestError(
+                f"no token is left to choose after {len(output_ids)} tokens; "
+                "loosen allowed_token_ids, bad_words, no_repeat_ngram_size or min_tokens"
+            )
+    return processed
+
+
+def apply_options(
+    logits: Logits,
+    params: LogitsOptions,
+    prompt_ids: Sequence[int],
+    output_ids: Sequence[int],
+    *,
+    bad_words: Sequence[Sequence[int]] = (),
+    stop_ids: Collection[int] = (),
+    vocab_size: int | None = None,
+) -> Logits:
+    """As process_logits, but checks nothing: all of what it returns may be -inf.
+
+    In order: padding, logit_bias, repetition_penalty, frequency_penalty, presence_penalty, no_repeat_ngram_size,
+    bad_words, min_tokens, allowed_token_ids. The order of the masks makes no difference, and that of the others
+    is the one on which transformers and vLLM agree: a bias changes what is penalised.
+    """
+    if vocab_size is not None:
+        logits = processors.apply_vocabulary_size(logits, vocab_size)
+    if params.logit_bias:
+        logits = processors.apply_logit_bias(logits, params.logit_bias)
+    history: Sequence[int] = ()
+    if params.repetition_penalty != 1.0 or params.no_repeat_ngram_size > 0 or bad_words:
+        history = [*prompt_ids, *output_ids]
+    logits = processors.apply_repetition_penalty(logits, history, params.repetition_penalty)
+    logits = processors.apply_frequency_penalty(logits, output_ids, params.frequency_penalty)
+    logits = processors.apply_presence_penalty(logits, output_ids, params.presence_penalty)
+    logits = processors.apply_no_repeat_ngram(logits, history, params.no_repeat_ngram_size)
+    logits = processors.apply_bad_words(logits, history, bad_words)
+    if len(output_ids) < params.min_tokens:
+        logits = processors.apply_suppress(logits, stop_ids)
+    if params.allowed_token_ids is not None:
+        logits = processors.apply_allowed_token_ids(logits, params.allowed_token_ids)
+    return logits
+
+
+def distribution(logits: Logits, params: SamplingParams) -> Probabilities:
+    """The probabilities that a token is drawn from: float32 (V,) -> float64 (V,).
+
+    Temperature, top-k, top-p, min-p and typical-p, in this order, as in transformers. Temperature 0 gives all to the
+    likeliest token, to the lowest id of those that are equal. Raises NumericalError as log_softmax does.
+    """
+    peak = _largest(logits)
+    if params.temperature == 0.0:
+        certain = np.zeros(len(logits), dtype=np.float64)
+        certain[int(np.argmax(logits))] = 1.0
+        return certain
+    # With the largest at 0 no temperature overflows, and the differences that matter keep their precision.
+    with np.errstate(over="ignore"):
+        shifted = logits - peak
+    logits = processors.apply_temperature(shifted, params.temperature)
+    logits = processors.apply_top_k(logits, params.top_k)
+    logits = processors.apply_top_p(logits, params.top_p)
+    logits = processors.apply_min_p(logits, params.min_p)
+    logits = processors.apply_typical_p(logits, params.typical_p)
+    weights = np.exp(logits.astype(np.float64) - logits.max())  # (V,)
+    return np.asarray(weights / weights.sum())
+
+
+def choose(logits: Logits, params: SamplingParams, uniform_number: float) -> int:
+    """The token that a random number in [0, 1) picks: the first, by id, at which the sum of probabilities exceeds it.
+
+    A token of probability 0 is never picked. At temperature 0 the number makes no difference.
+    Example: probabilities [0.5, 0, 0.5] give token 0 below 0.5 and token 2 from there on.
+    Raises NumericalError as log_softmax does.
+    """
+    if params.temperature == 0.0:
+        _largest(logits)
+        return int(np.argmax(logits))
+    cumulative = np.cumsum(distribution(logits, params))
+    # The sum may miss 1 by a rounding; scaled by it, the number stays below the last sum, and the first sum above the
+    # number is one that has just grown.
+    return int(np.searchsorted(cumulative, uniform_number * cumulative[-1], side="right"))
+
+
+def log_softmax(logits: Logits) -> Logits:
+    """Natural logarithms of the probabilities, computed in float64: float32 (V,) -> float32 (V,).
+
+    Raises NumericalError if the logits hold NaN or +inf, or no finite number.
+    """
+    shifted = logits.astype(np.float64) - _largest(logits)
+    return np.asarray(shifted - np.log(np.sum(np.exp(shifted))), dtype=np.float32)
+
+
+def top_logprobs(logprobs: Logits, k: int) -> list[tuple[int, float]]:
+    """The k likeliest tokens as (token id, log-probability), likeliest first, equal ones by id."""
+    return [(int(token_id), float(logprobs[token_id])) for token_id in processors.largest(logprobs, k)]
+
+
+def _largest(logits: Logits) -> np.float32:
+    """The largest logit, or NumericalError if that is no finite number; NaN anywhere makes it NaN."""
+    peak = logits.max()
+    if np.isfinite(peak):
+        return np.float32(peak)
+    if np.isnan(peak):
+        raise NumericalError(
+            f"the logits hold NaN, first at token {int(np.argmax(np.isnan(logits)))}; check the weights"
+        )
+    if peak > 0:
+        raise NumericalError(f"the logit of token {int(np.argmax(logits))} is infinite; check the weights")
+    raise NumericalError("every logit is -inf, so that no token can be chosen; check the weights")

@@ -1,0 +1,230 @@
+"""Checks of one parameter's value: each returns it in its normal form, or says what was expected instead.
+
+A check is a function of (name, value). It raises InvalidRequestError with `param` set to the name. Numbers of numpy
+count as numbers; booleans never do.
+"""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from collections.abc import Callable, Collection, Mapping
+from numbers import Integral, Real
+from typing import Any, NoReturn
+
+from gptwo.errors import InvalidRequestError
+
+Check = Callable[[str, Any], Any]
+
+LARGEST_INTEGER = 2**31 - 1
+LARGEST_BIAS = 100.0
+LONGEST_TEXT = 4096
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 60
+
+
+def integer(minimum: int, maximum: int = LARGEST_INTEGER, *, optional: bool = False) -> Check:
+    """An integer from minimum to maximum, or None where that is allowed."""
+    expected = f"an integer from {minimum} to {maximum}" + (" or none" if optional else "")
+
+    def check(name: str, value: Any) -> int | None:
+        if value is None and optional:
+            return None
+        if not _is_integer(value) or not minimum <= value <= maximum:
+            refuse(name, value, expected)
+        return int(value)
+
+    return check
+
+
+def number(minimum: float, maximum: float = math.inf, *, above_minimum: bool = False) -> Check:
+    """A finite number from minimum (with above_minimum: from above it) to maximum, as float."""
+    if maximum == math.inf:
+        expected = f"a finite number of {minimum:g} or more"
+    elif above_minimum:
+        expected = f"a number above {minimum:g}, up to {maximum:g}"
+    else:
+        expected = f"a number from {minimum:g} to {maximum:g}"
+
+    def check(name: str, value: Any) -> float:
+        amount = _finite(value)
+        if amount is None or not minimum <= amount <= maximum or (above_minimum and amount == minimum):
+            refuse(name, value, expected)
+        return amount
+
+    return check
+
+
+def boolean(name: str, value: Any) -> bool:
+    """True or false, and nothing that merely counts as one."""
+    if not isinstance(value, bool):
+        refuse(name, value, "true or false")
+    return value
+
+
+def choice(*choices: bool | str) -> Check:
+    """One of a few values, of the same type: 1 is not True."""
+    expected = "one of " + ", ".join(repr(c) for c in choices)
+
+    def check(name: str, value: Any) -> bool | str:
+        for known in choices:
+            if type(value) is type(known) and value == known:
+                return known
+        refuse(name, value, expected)
+
+    return check
+
+
+def token_ids(*, optional: bool = False) -> Check:
+    """Token ids, as a tuple in which each occurs once; None is none of them, or with `optional` stays None.
+
+    With `optional` an empty list is refused, since nobody can mean it: it would allow no token at all.
+    """
+
+    def check(name: str, value: Any) -> tuple[int, ...] | None:
+        if value is None:
+            return None if optional else ()
+        ids = _token_ids(name, value)
+        if optional and not ids:
+            refuse(name, value, "at least one token id, or none for no limit")
+        return tuple(dict.fromkeys(ids))
+
+    return check
+
+
+def token_biases(name: str, value: Any) -> dict[int, float] | None:
+    """A mapping of token id to bias; ids may be strings of digits, as JSON has them. An empty one is None."""
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        refuse(name, value, "a mapping of token id to bias, such as {50256: -100}")
+    biases: dict[int, float] = {}
+    for key, bias in value.items():
+        token_id = int(key) if isinstance(key, str) and key.isascii() and key.isdigit() and len(key) <= 10 else key
+        if not _is_token_id(token_id):
+            raise InvalidRequestError(
+                f"{name} has the key {shown(key)}, expected a token id from 0 to {LARGEST_INTEGER}", param=name
+            )
+        if token_id in biases:
+            raise InvalidRequestError(f"{name} has token {token_id} twice, as a number and as text", param=name)
+        amount = _finite(bias)
+        if amount is None or abs(amount) > LARGEST_BIAS:
+            raise InvalidRequestError(
+                f"{name} gives token {token_id} the bias {shown(bias)}, "
+                f"expected a number from {-LARGEST_BIAS:g} to {LARGEST_BIAS:g}",
+                param=name,
+            )
+        biases[int(token_id)] = amount
+    return biases or None
+
+
+def texts(most: int) -> Check:
+    """Strings, as a tuple: one string stands for itself, None for no string. At most so many, none empty or huge."""
+
+    def check(name: str, value: Any) -> tuple[str, ...]:
+        items = _items(name, value, most, "a string or a list of strings")
+        for item in items:
+            if not isinstance(item, str):
+                raise InvalidRequestError(f"{name} holds {shown(item)}, expected strings only", param=name)
+            _check_text(name, item)
+        return items
+
+    return check
+
+
+def words(most: int) -> Check:
+    """Strings or sequences of token ids, as a tuple of strings and tuples; one string stands for itself."""
+    expected = "a list of strings or of lists of token ids"
+
+    def check(name: str, value: Any) -> tuple[str | tuple[int, ...], ...]:
+        found: list[str | tuple[int, ...]] = []
+        for item in _items(name, value, most, expected):
+            if isinstance(item, str):
+                _check_text(name, item)
+                found.append(item)
+                continue
+            if not _is_collection(item):
+                raise InvalidRequestError(
+                    f"{name} holds {shown(item)}, expected strings or lists of token ids", param=name
+                )
+            ids = _token_ids(name, item)
+            if not ids:
+                raise InvalidRequestError(f"{name} holds an empty list, expected at least one token id", param=name)
+            found.append(ids)
+        return tuple(found)
+
+    return check
+
+
+def refuse(name: str, value: object, expected: str) -> NoReturn:
+    """Raise the error of a value that is not what was expected."""
+    raise InvalidRequestError(f"{name} is {shown(value)}, expected {expected}", param=name)
+
+
+def shown(value: object) -> str:
+    """A value on one line for a message, however large or hostile it is."""
+    # Python refuses to print an integer of thousands of digits.
+    if isinstance(value, int) and abs(value) >= 10**40:
+        return "an integer of over 40 digits"
+    try:
+        text = _short.repr(value)
+    except Exception:  # noqa: BLE001 - the repr of a foreign object may fail in any way, its type still says something
+        text = f"a {type(value).__name__}"
+    text = " ".join(text.split())
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_token_id(value: Any) -> bool:
+    return _is_integer(value) and 0 <= value <= LARGEST_INTEGER
+
+
+def _is_collection(value: object) -> bool:
+    return isinstance(value, Collection) and not isinstance(value, (str, bytes, bytearray, Mapping))
+
+
+def _finite(value: Any) -> float | None:
+    """The value as a finite float, or None if it is none."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _token_ids(name: str, value: Any) -> tuple[int, ...]:
+    if not _is_collection(value):
+        refuse(name, value, "a list of token ids")
+    for item in value:
+        if not _is_token_id(item):
+            raise InvalidRequestError(
+                f"{name} holds {shown(item)}, expected token ids from 0 to {LARGEST_INTEGER}", param=name
+            )
+    return tuple(int(item) for item in value)
+
+
+def _items(name: str, value: Any, most: int, expected: str) -> tuple[Any, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        return (value,)
+    if not _is_collection(value):
+        refuse(name, value, expected)
+    if len(value) > most:
+        raise InvalidRequestError(f"{name} has {len(value)} entries, expected at most {most}", param=name)
+    return tuple(value)
+
+
+def _check_text(name: str, text: str) -> None:
+    if not text:
+        raise InvalidRequestError(f"{name} holds an empty string, expected at least one character", param=name)
+    if len(text) > LONGEST_TEXT:
+        raise InvalidRequestError(
+            f"{name} holds a string of {len(text)} characters, expected at most {LONGEST_TEXT}", param=name
+        )

@@ -1,0 +1,449 @@
+"""Downloading, against a local server that stands in for the hub. Each load is a process of its own, since
+huggingface_hub reads its environment when it is imported; a test's loads share one cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pty
+import subprocess
+import sys
+import termios
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from numpy.random import default_rng
+
+from gptwo.checkpoint import save_checkpoint
+from gptwo.checkpoint.canonical import expected_shapes
+from gptwo.checkpoint.safetensors_file import write_safetensors
+from gptwo.config import GPTConfig
+
+CONFIG = GPTConfig(vocab_size=11, n_positions=6, n_embd=4, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0)
+
+PROGRAM = """
+import json, sys, time
+from pathlib import Path
+from gptwo.checkpoint import cached_models, load_checkpoint
+arguments = json.loads(sys.argv[1])
+if arguments.pop("impatient", False):
+    time.sleep = lambda seconds: None  # huggingface_hub tries a broken download five times, a second apart
+start, answer = time.perf_counter(), {}
+try:
+    checkpoint = load_checkpoint(**arguments)
+    answer["path"] = str(checkpoint.path)
+    answer["files"] = sorted(path.name for path in checkpoint.path.iterdir())
+    answer["first"] = float(checkpoint.tensors["wte.weight"].float32()[0, 0])
+    answer["tokenizer"] = checkpoint.tokenizer_path is not None
+except Exception as error:
+    answer["error"], answer["message"] = type(error).__name__, str(error)
+answer["seconds"] = time.perf_counter() - start
+answer["cached"] = [(model.name, str(model.path), model.size) for model in cached_models()]
+print(json.dumps(answer))
+"""
+
+
+@dataclass
+class Hub:
+    """What the stand-in serves: repositories as {revision: {file name: content}}, and how it misbehaves."""
+
+    repositories: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
+    refusals: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """Repositories that are answered with a status and an error code."""
+    answer_with: bytes | None = None
+    """What every request gets instead, as from the login page of a network."""
+    cut_after: int | None = None
+    """Bytes of a large file after which the server goes away for good."""
+    requests: list[str] = field(default_factory=list)
+    endpoint: str = ""
+
+    def downloads(self) -> list[str]:
+        """The names of the files that were fetched."""
+        return [line.rpartition("/")[2] for line in self.requests if line.startswith("GET") and "/resolve/" in line]
+
+
+def commit_of(files: dict[str, bytes]) -> str:
+    return hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
+
+
+def make_handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def reply(self, status: int, body: bytes = b"", **headers: str) -> None:
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                self.send_header(name.replace("_", "-"), value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        def refuse(self, status: int, code: str) -> None:
+            self.reply(status, X_Error_Code=code, X_Error_Message=code)
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            if self.path == "/api/agent-harnesses":  # huggingface_hub's own, once a day
+                self.refuse(404, "")
+                return
+            hub.requests.append(f"{self.command} {self.path}")
+            if hub.cut_after is not None and hub.cut_after < 0:
+                self.close_connection = True
+                return
+            if hub.answer_with is not None:
+                self.reply(200, hub.answer_with)
+                return
+            path = self.path.lstrip("/")
+            api = path.startswith("api/models/")
+            name, _, rest = path.removeprefix("api/models/").partition("/revision/" if api else "/resolve/")
+            revision, _, file = rest.partition("/")
+            if name in hub.refusals:
+                self.refuse(*hub.refusals[name])
+                return
+            if name not in hub.repositories:
+                self.refuse(404, "RepoNotFound")
+                return
+            by_commit = {commit_of(files): files for files in hub.repositories[name].values()}
+            files = hub.repositories[name].get(revision) or by_commit.get(revision)
+            if files is None:
+                self.refuse(404, "RevisionNotFound")
+                return
+            commit = commit_of(files)
+            if api:
+                listing = [{"rfilename": other} for other in files]
+                self.reply(200, json.dumps({"id": name, "sha": commit, "siblings": listing}).encode())
+            elif file not in files:
+                self.refuse(404, "EntryNotFound")
+            else:
+                self.send_file(files[file], commit)
+
+        def send_file(self, content: bytes, commit: str) -> None:
+            headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X_Repo_Commit": commit}
+            if self.command == "GET" and hub.cut_after is not None and len(content) > hub.cut_after:
+                self.reply(200, **{**headers, "Content-Length": str(len(content))})
+                self.wfile.write(content[: hub.cut_after])
+                self.close_connection = True
+                hub.cut_after = -1
+            else:
+                self.reply(200, content, **headers)
+
+    return Handler
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    hub = Hub()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), make_handler(hub))
+    server.daemon_threads = True
+    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield hub
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def gone() -> str:
+    """An address where no one listens."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    port = server.server_port
+    server.server_close()
+    return f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, bytes]:
+    """The files of a repository as they are in the wild: every kind of weights, and more."""
+    return repository_files(tmp_path, seed=0)
+
+
+def repository_files(tmp_path: Path, seed: int) -> dict[str, bytes]:
+    generator = default_rng(seed)
+    arrays = {name: generator.standard_normal(shape, "f4") for name, shape in expected_shapes(CONFIG)}
+    save_checkpoint(tmp_path / f"made{seed}", CONFIG, arrays, None)
+    own = {path.name: path.read_bytes() for path in (tmp_path / f"made{seed}").iterdir()}
+    others = ("pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "onnx/model.onnx", "README.md")
+    tokenizer = {name: name.encode() for name in ("tokenizer.json", "merges.txt", "vocab.json")}
+    return own | tokenizer | dict.fromkeys(others, b"unwanted")
+
+
+def sharded(files: dict[str, bytes], tmp_path: Path) -> dict[str, bytes]:
+    """The same repository with its weights in two files and an index."""
+    arrays = {name: default_rng(0).standard_normal(shape, "f4") for name, shape in expected_shapes(CONFIG)}
+    names = list(arrays)
+    shards = {}
+    weight_map = {}
+    for number, part in ((1, names[:9]), (2, names[9:])):
+        shard = f"model-0000{number}-of-00002.safetensors"
+        write_safetensors(tmp_path / shard, {name: arrays[name] for name in part}, "F32")
+        shards[shard] = (tmp_path / shard).read_bytes()
+        weight_map |= dict.fromkeys(part, shard)
+    rest = {name: content for name, content in files.items() if name != "model.safetensors"}
+    return {**rest, **shards, "model.safetensors.index.json": json.dumps({"weight_map": weight_map}).encode()}
+
+
+def environment(endpoint: str, tmp_path: Path, changes: dict[str, str]) -> dict[str, str]:
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith("HF_") and "proxy" not in name.lower()
+    }
+    return {**kept, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hub"), "NO_PROXY": "*", **changes}
+
+
+def load(endpoint: str, tmp_path: Path, name: str = "gpt2", /, *, env: dict[str, str] = {}, **options: Any) -> Any:  # noqa: B006
+    """Load in a process of its own, in which nothing may be printed on standard error; return what it found."""
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", PROGRAM, json.dumps({"name_or_path": name, **options})],
+        capture_output=True,
+        text=True,
+        env=environment(endpoint, tmp_path, env),
+        cwd=tmp_path,
+        timeout=120,
+        check=True,
+    )
+    assert result.stderr == ""
+    answer = json.loads(result.stdout)
+    assert "\n" not in answer.get("message", "")
+    return answer
+
+
+def snapshot_files(tmp_path: Path) -> list[str]:
+    """The files of all snapshots in the cache, links that lead nowhere included."""
+    return sorted(path.name for path in (tmp_path / "hub").rglob("snapshots/*/*"))
+
+
+def test_a_download_takes_what_is_needed_once_and_later_needs_no_server(
+    hub: Hub, files: dict[str, bytes], tmp_path: Path, gone: str
+) -> None:
+    hub.repositories["openai-community/gpt2"] = {"main": files}
+    first = load(hub.endpoint, tmp_path)
+    wanted = ["config.json", "merges.txt", "model.safetensors", "tokenizer.json", "vocab.json"]
+    assert first["files"] == wanted
+    assert sorted(hub.downloads()) == wanted
+    assert hub.downloads()[0] == "config.json"
+    assert hub.downloads()[-1] == "model.safetensors"
+    assert first["tokenizer"]
+    assert first["path"].endswith(f"models--openai-community--gpt2/snapshots/{commit_of(files)}")
+    size = sum(len(files[name]) for name in wanted)
+    assert first["cached"] == [["openai-community/gpt2", first["path"], size]]
+
+    hub.requests.clear()
+    again = load(hub.endpoint, tmp_path)
+    assert again["first"] == first["first"]
+    assert hub.requests == ["GET /api/models/openai-community/gpt2/revision/main"]
+
+    for endpoint, env in ((gone, {}), (hub.endpoint, {"HF_HUB_OFFLINE": "1"})):
+        hub.requests.clear()
+        offline = load(endpoint, tmp_path, env=env)
+        assert offline["path"] == first["path"]
+        assert offline["seconds"] < 10
+        assert hub.requests == []
+
+
+def test_offline_and_not_cached_is_said_at_once(hub: Hub, tmp_path: Path, gone: str) -> None:
+    for endpoint, env, reason in (
+        (gone, {}, "check the network"),
+        (hub.endpoint, {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE"),
+    ):
+        answer = load(endpoint, tmp_path, env=env)
+        assert answer["error"] == "DownloadError"
+        assert "'gpt2' is no embedded model" in answer["message"]
+        assert "no local path" in answer["message"]
+        assert "repository openai-community/gpt2 (revision main)" in answer["message"]
+        assert reason in answer["message"]
+        assert answer["seconds"] < 10
+        assert answer["cached"] == []
+
+
+def test_a_revision_is_fetched_and_remembered(hub: Hub, files: dict[str, bytes], tmp_path: Path, gone: str) -> None:
+    older = repository_files(tmp_path, seed=1)
+    hub.repositories["a/b"] = {"main": files, "v1": older}
+    main, v1 = load(hub.endpoint, tmp_path, "a/b"), load(hub.endpoint, tmp_path, "a/b", revision="v1")
+    assert main["path"].endswith(commit_of(files))
+    assert v1["path"].endswith(commit_of(older))
+    assert main["first"] != v1["first"]
+    by_commit = load(hub.endpoint, tmp_path, "a/b", revision=commit_of(older))
+    assert by_commit["path"] == v1["path"]
+    for revision in ("v1", commit_of(older)):
+        assert load(gone, tmp_path, "a/b", revision=revision)["path"] == v1["path"]
+    missing = load(gone, tmp_path, "a/b", revision="v2")
+    assert missing["error"] == "DownloadError"
+    assert "(revision v2)" in missing["message"]
+    missing = load(hub.endpoint, tmp_path, "a/b", revision="v2")
+    assert missing["error"] == "ModelNotFoundError"
+    assert missing["message"] == "repository a/b on the hub has no revision 'v2'"
+
+
+def test_a_branch_that_moved_is_followed(hub: Hub, files: dict[str, bytes], tmp_path: Path, gone: str) -> None:
+    hub.repositories["a/b"] = {"main": files}
+    load(hub.endpoint, tmp_path, "a/b")
+    newer = repository_files(tmp_path, seed=1)
+    hub.repositories["a/b"] = {"main": newer}
+    moved = load(hub.endpoint, tmp_path, "a/b")
+    assert moved["path"].endswith(commit_of(newer))
+    assert load(gone, tmp_path, "a/b")["path"] == moved["path"]
+    assert [model[1] for model in moved["cached"]] == [moved["path"]]
+
+
+def test_what_is_nowhere_names_all_the_places_where_it_was_looked_for(hub: Hub, tmp_path: Path) -> None:
+    hub.refusals["no/token"] = (401, "RepoNotFound")
+    for name in ("no/where", "no/token", "shakespear"):
+        answer = load(hub.endpoint, tmp_path, name)
+        assert answer["error"] == "ModelNotFoundError"
+        assert answer["message"].startswith(f"'{name}' is no embedded model (")
+        assert f"no local path, and the hub has no repository '{name}'; if it is a private one" in answer["message"]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (403, "GatedRepo", "repository a/b is gated: ask for access on its page on the hub, then log in"),
+        (401, "", "status 401"),
+        (503, "", "the hub refused repository a/b (status 503)"),
+    ],
+)
+def test_a_refusal_is_called_what_it_is_and_what_is_cached_still_works(
+    hub: Hub, files: dict[str, bytes], tmp_path: Path, status: int, code: str, message: str
+) -> None:
+    hub.repositories["a/b"] = {"main": files}
+    hub.refusals["a/b"] = (status, code)
+    answer = load(hub.endpoint, tmp_path, "a/b")
+    assert answer["error"] == "DownloadError"
+    assert message in answer["message"]
+    hub.refusals.clear()
+    path = load(hub.endpoint, tmp_path, "a/b")["path"]
+    hub.refusals["a/b"] = (status, code)
+    assert load(hub.endpoint, tmp_path, "a/b")["path"] == path
+
+
+def test_a_network_that_answers_with_a_login_page_is_an_error(hub: Hub, tmp_path: Path) -> None:
+    for page in (b"<html>log in</html>", b"{}"):
+        hub.answer_with = page
+        answer = load(hub.endpoint, tmp_path, "a/b")
+        assert answer["error"] in ("DownloadError", "CheckpointError")
+        assert "a/b" in answer["message"]
+
+
+def test_a_repository_without_a_gpt2_is_refused_before_anything_is_fetched(hub: Hub, tmp_path: Path) -> None:
+    hub.repositories["a/b"] = {"main": {"README.md": b"", "model.gguf": b""}}
+    hub.repositories["a/c"] = {"main": {"config.json": b"{}", "tf_model.h5": b"", "flax_model.msgpack": b""}}
+    for name, lacks in (("a/b", "lacks config.json"), ("a/c", "lacks every one of model.safetensors, ")):
+        answer = load(hub.endpoint, tmp_path, name)
+        assert answer["error"] == "CheckpointError"
+        assert f"repository {name} on the hub holds no GPT-2 that gptwo reads: it {lacks}" in answer["message"]
+    assert hub.downloads() == []
+
+
+def test_another_kind_of_model_is_refused_before_its_weights_are_fetched(
+    hub: Hub, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    hub.repositories["a/b"] = {"main": {**files, "config.json": b'{"model_type": "llama"}'}}
+    answer = load(hub.endpoint, tmp_path, "a/b")
+    assert answer["error"] == "ConfigError"
+    assert answer["message"].startswith("repository a/b on the hub: ")
+    assert "model_type is 'llama'" in answer["message"]
+    assert hub.downloads() == ["config.json"]
+    assert answer["cached"] == []
+
+
+def test_a_sharded_repository_is_fetched_whole(hub: Hub, files: dict[str, bytes], tmp_path: Path, gone: str) -> None:
+    hub.repositories["a/b"] = {"main": sharded(files, tmp_path)}
+    answer = load(hub.endpoint, tmp_path, "a/b")
+    assert [name for name in hub.downloads() if name.startswith("model")] == [
+        "model.safetensors.index.json",
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+    ]
+    assert load(gone, tmp_path, "a/b")["path"] == answer["path"]
+    Path(answer["path"], "model-00002-of-00002.safetensors").unlink()
+    incomplete = load(gone, tmp_path, "a/b")
+    assert incomplete["error"] == "DownloadError"
+    assert incomplete["cached"] == []
+
+
+def test_a_shard_that_the_repository_lacks_is_named(hub: Hub, files: dict[str, bytes], tmp_path: Path) -> None:
+    listed = sharded(files, tmp_path)
+    del listed["model-00002-of-00002.safetensors"]
+    hub.repositories["a/b"] = {"main": listed}
+    answer = load(hub.endpoint, tmp_path, "a/b")
+    assert answer["error"] == "CheckpointError"
+    assert "lacks model-00002-of-00002.safetensors, which model.safetensors.index.json lists" in answer["message"]
+
+
+def test_a_pickle_is_fetched_only_where_there_is_nothing_safer(
+    hub: Hub, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    hub.repositories["a/b"] = {"main": {name: files[name] for name in ("config.json", "pytorch_model.bin")}}
+    answer = load(hub.endpoint, tmp_path, "a/b")
+    assert hub.downloads() == ["config.json", "pytorch_model.bin"]
+    assert answer["error"] == "CheckpointError"  # what it holds is no pickle
+    assert "pytorch_model.bin: not a PyTorch file" in answer["message"]
+
+
+def test_an_interrupted_download_leaves_no_half_file_and_goes_well_the_next_time(
+    hub: Hub, files: dict[str, bytes], tmp_path: Path, gone: str
+) -> None:
+    hub.repositories["a/b"] = {"main": files}
+    hub.cut_after = 2000
+    broken = load(hub.endpoint, tmp_path, "a/b", impatient=True)
+    assert broken["error"] == "DownloadError"
+    assert "could it be downloaded" in broken["message"]
+    assert "check the network" in broken["message"]
+    assert "model.safetensors" not in snapshot_files(tmp_path)
+    assert broken["cached"] == []
+
+    hub.cut_after = None
+    whole = load(hub.endpoint, tmp_path, "a/b")
+    assert Path(whole["path"], "model.safetensors").read_bytes() == files["model.safetensors"]
+
+    hub.repositories["a/b"] = {"main": repository_files(tmp_path, seed=1)}
+    hub.cut_after = 2000
+    assert load(hub.endpoint, tmp_path, "a/b", impatient=True)["error"] == "DownloadError"
+    assert load(gone, tmp_path, "a/b")["path"] == whole["path"]
+
+
+def test_a_cache_that_cannot_be_written_is_an_error(hub: Hub, files: dict[str, bytes], tmp_path: Path) -> None:
+    hub.repositories["a/b"] = {"main": files}
+    (tmp_path / "hub").write_text("a file where the cache should be")
+    answer = load(hub.endpoint, tmp_path, "a/b")
+    assert answer["error"] == "DownloadError"
+    assert "could it be downloaded" in answer["message"]
+
+
+def test_a_bar_is_shown_on_a_terminal_only_and_only_when_asked_for(
+    hub: Hub, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    for number, (terminal, progress) in enumerate([(True, True), (True, False), (False, True)]):
+        hub.repositories[f"a/{number}"] = {"main": files}
+        ours, theirs = pty.openpty() if terminal else os.pipe()
+        if terminal:
+            termios.tcsetwinsize(theirs, (24, 80))
+        arguments = {"name_or_path": f"a/{number}", "progress": progress}
+        subprocess.run(
+            [sys.executable, "-c", PROGRAM, json.dumps(arguments)],
+            stdout=subprocess.DEVNULL,
+            stderr=theirs,
+            env=environment(hub.endpoint, tmp_path, {}),
+            check=True,
+        )
+        os.write(theirs, b"END")
+        os.close(theirs)
+        shown = b""
+        while not shown.endswith(b"END"):
+            shown += os.read(ours, 65536)
+        os.close(ours)
+        assert (b"100%" in shown) == (terminal and progress)
+        if not (terminal and progress):
+            assert shown == b"END"
