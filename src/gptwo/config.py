@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +19,8 @@ from gptwo.errors import ConfigError
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish", "tanh")
 
-# A hostile file could grow thirtyfold when it is parsed; real ones have a kilobyte or two.
-MAX_BYTES = 1_000_000
+# A hostile file can grow thirtyfold when it is parsed; real ones have a kilobyte or two.
+MAX_BYTES = 250_000
 
 # Other names under which the same field occurs in the wild.
 ALIASES = {
@@ -190,7 +191,8 @@ class GPTConfig:
         path = Path(path)
         try:
             with path.open("rb") as file:
-                text = file.read(MAX_BYTES + 1)
+                # Asking for more than there is would allocate it.
+                text = file.read(min(os.fstat(file.fileno()).st_size, MAX_BYTES) + 1)
             if len(text) > MAX_BYTES:
                 raise ValueError(f"it has over {MAX_BYTES} bytes")
             values = json.loads(text)
@@ -204,8 +206,12 @@ class GPTConfig:
             raise ConfigError(f"{path}: {error}") from error
 
     def save(self, path: Path | str) -> None:
-        """Write a `config.json`."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        """Write a `config.json`. Raises ConfigError if `extra` is nested too deeply, and OSError as the system does."""
+        try:
+            text = json.dumps(self.to_dict(), indent=2, sort_keys=True)
+        except RecursionError as error:
+            raise ConfigError(f"{path}: a value that gptwo does not read is nested too deeply to be written") from error
+        Path(path).write_text(text + "\n", encoding="utf-8")
 
 
 def _check_integer(name: str, value: object, minimum: int) -> None:

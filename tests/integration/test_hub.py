@@ -1,5 +1,9 @@
-"""Downloading, against a local server that stands in for the hub. Each load is a process of its own, since
-huggingface_hub reads its environment when it is imported; a test's loads share one cache."""
+"""Downloading, against a local server that stands in for the hub.
+
+huggingface_hub reads its environment when it is imported, so the loads happen in processes of their own: one that
+reaches the server, one for which the network is down, and one in offline mode. They share a cache, and every test has
+repositories of its own.
+"""
 
 from __future__ import annotations
 
@@ -27,25 +31,26 @@ from gptwo.config import GPTConfig
 
 CONFIG = GPTConfig(vocab_size=11, n_positions=6, n_embd=4, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0)
 
-PROGRAM = """
+WORKER = """
 import json, sys, time
-from pathlib import Path
 from gptwo.checkpoint import cached_models, load_checkpoint
-arguments = json.loads(sys.argv[1])
-if arguments.pop("impatient", False):
-    time.sleep = lambda seconds: None  # huggingface_hub tries a broken download five times, a second apart
-start, answer = time.perf_counter(), {}
-try:
-    checkpoint = load_checkpoint(**arguments)
-    answer["path"] = str(checkpoint.path)
-    answer["files"] = sorted(path.name for path in checkpoint.path.iterdir())
-    answer["first"] = float(checkpoint.tensors["wte.weight"].float32()[0, 0])
-    answer["tokenizer"] = checkpoint.tokenizer_path is not None
-except Exception as error:
-    answer["error"], answer["message"] = type(error).__name__, str(error)
-answer["seconds"] = time.perf_counter() - start
-answer["cached"] = [(model.name, str(model.path), model.size) for model in cached_models()]
-print(json.dumps(answer))
+sleep = time.sleep
+for line in sys.stdin:
+    arguments, answer = json.loads(line), {}
+    # huggingface_hub tries a broken download five times, a second apart.
+    time.sleep = (lambda seconds: None) if arguments.pop("impatient", False) else sleep
+    start = time.perf_counter()
+    try:
+        checkpoint = load_checkpoint(**arguments)
+        answer["path"] = str(checkpoint.path)
+        answer["files"] = sorted(path.name for path in checkpoint.path.iterdir())
+        answer["first"] = float(checkpoint.tensors["wte.weight"].float32()[0, 0])
+        answer["tokenizer"] = checkpoint.tokenizer_path is not None
+    except Exception as error:
+        answer["error"], answer["message"] = type(error).__name__, str(error)
+    answer["seconds"] = time.perf_counter() - start
+    answer["cached"] = {model.name: [str(model.path), model.size] for model in cached_models()}
+    print(json.dumps(answer), flush=True)
 """
 
 
@@ -61,7 +66,8 @@ class Hub:
     cut_after: int | None = None
     """Bytes of a large file after which the server goes away for good."""
     requests: list[str] = field(default_factory=list)
-    endpoint: str = ""
+    name: str = ""
+    """A repository of the test's own."""
 
     def downloads(self) -> list[str]:
         """The names of the files that were fetched."""
@@ -141,27 +147,98 @@ def make_handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-@pytest.fixture
-def hub() -> Iterator[Hub]:
+class Worker:
+    """A process that loads what it is told to, with nothing on its standard error."""
+
+    def __init__(self, endpoint: str, home: Path, **env: str) -> None:
+        self.home = home
+        self.log = home.with_suffix(f".{len(env)}.{endpoint.rpartition(':')[2]}.log")
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-W", "error", "-c", WORKER],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=environment(endpoint, home) | env,
+                cwd=home.parent,
+            )
+
+    def load(self, name: str, **options: Any) -> Any:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps({"name_or_path": name, **options}) + "\n")
+        self.process.stdin.flush()
+        answer = json.loads(self.process.stdout.readline())
+        assert self.log.read_bytes() == b""
+        assert "\n" not in answer.get("message", "")
+        return answer
+
+    def close(self) -> None:
+        self.process.communicate()
+
+
+def environment(endpoint: str, home: Path) -> dict[str, str]:
+    own = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("HF_") and not name.lower().endswith("_proxy")
+    }
+    return {**own, "HF_ENDPOINT": endpoint, "HF_HOME": str(home)}
+
+
+@dataclass
+class StandIn:
+    hub: Hub
+    endpoint: str
+    home: Path
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
     hub = Hub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), make_handler(hub))
     server.daemon_threads = True
-    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield hub
+    yield StandIn(hub, f"http://127.0.0.1:{server.server_port}", tmp_path_factory.mktemp("hub") / "home")
     server.shutdown()
     server.server_close()
     thread.join()
 
 
 @pytest.fixture
-def gone() -> str:
-    """An address where no one listens."""
+def hub(stand_in: StandIn, request: pytest.FixtureRequest) -> Hub:
+    """The stand-in, empty and well-behaved, with a name for a repository that no other test has used."""
+    fresh = Hub(name=f"owner/{hashlib.sha1(request.node.name.encode()).hexdigest()[:12]}")
+    vars(stand_in.hub).update(vars(fresh))
+    return stand_in.hub
+
+
+def worker(endpoint: str, home: Path, **env: str) -> Iterator[Worker]:
+    started = Worker(endpoint, home, **env)
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="module")
+def online(stand_in: StandIn) -> Iterator[Worker]:
+    yield from worker(stand_in.endpoint, stand_in.home)
+
+
+@pytest.fixture(scope="module")
+def forbidden(stand_in: StandIn) -> Iterator[Worker]:
+    """One that is told not to use the network."""
+    yield from worker(stand_in.endpoint, stand_in.home, HF_HUB_OFFLINE="1")
+
+
+@pytest.fixture(scope="module")
+def cut_off(stand_in: StandIn) -> Iterator[Worker]:
+    """One whose network is down: at its address no one listens."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
     port = server.server_port
     server.server_close()
-    return f"http://127.0.0.1:{port}"
+    yield from worker(f"http://127.0.0.1:{port}", stand_in.home)
 
 
 @pytest.fixture
@@ -195,40 +272,11 @@ def sharded(files: dict[str, bytes], tmp_path: Path) -> dict[str, bytes]:
     return {**rest, **shards, "model.safetensors.index.json": json.dumps({"weight_map": weight_map}).encode()}
 
 
-def environment(endpoint: str, tmp_path: Path, changes: dict[str, str]) -> dict[str, str]:
-    kept = {
-        name: value for name, value in os.environ.items() if not name.startswith("HF_") and "proxy" not in name.lower()
-    }
-    return {**kept, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hub"), "NO_PROXY": "*", **changes}
-
-
-def load(endpoint: str, tmp_path: Path, name: str = "gpt2", /, *, env: dict[str, str] = {}, **options: Any) -> Any:  # noqa: B006
-    """Load in a process of its own, in which nothing may be printed on standard error; return what it found."""
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", PROGRAM, json.dumps({"name_or_path": name, **options})],
-        capture_output=True,
-        text=True,
-        env=environment(endpoint, tmp_path, env),
-        cwd=tmp_path,
-        timeout=120,
-        check=True,
-    )
-    assert result.stderr == ""
-    answer = json.loads(result.stdout)
-    assert "\n" not in answer.get("message", "")
-    return answer
-
-
-def snapshot_files(tmp_path: Path) -> list[str]:
-    """The files of all snapshots in the cache, links that lead nowhere included."""
-    return sorted(path.name for path in (tmp_path / "hub").rglob("snapshots/*/*"))
-
-
 def test_a_download_takes_what_is_needed_once_and_later_needs_no_server(
-    hub: Hub, files: dict[str, bytes], tmp_path: Path, gone: str
+    hub: Hub, files: dict[str, bytes], online: Worker, cut_off: Worker, forbidden: Worker
 ) -> None:
     hub.repositories["openai-community/gpt2"] = {"main": files}
-    first = load(hub.endpoint, tmp_path)
+    first = online.load("gpt2")
     wanted = ["config.json", "merges.txt", "model.safetensors", "tokenizer.json", "vocab.json"]
     assert first["files"] == wanted
     assert sorted(hub.downloads()) == wanted
@@ -237,70 +285,69 @@ def test_a_download_takes_what_is_needed_once_and_later_needs_no_server(
     assert first["tokenizer"]
     assert first["path"].endswith(f"models--openai-community--gpt2/snapshots/{commit_of(files)}")
     size = sum(len(files[name]) for name in wanted)
-    assert first["cached"] == [["openai-community/gpt2", first["path"], size]]
+    assert first["cached"]["openai-community/gpt2"] == [first["path"], size]
 
     hub.requests.clear()
-    again = load(hub.endpoint, tmp_path)
-    assert again["first"] == first["first"]
+    assert online.load("gpt2")["first"] == first["first"]
     assert hub.requests == ["GET /api/models/openai-community/gpt2/revision/main"]
 
-    for endpoint, env in ((gone, {}), (hub.endpoint, {"HF_HUB_OFFLINE": "1"})):
-        hub.requests.clear()
-        offline = load(endpoint, tmp_path, env=env)
-        assert offline["path"] == first["path"]
-        assert offline["seconds"] < 10
-        assert hub.requests == []
+    hub.requests.clear()
+    for without_network in (cut_off, forbidden):
+        again = without_network.load("gpt2")
+        assert again["path"] == first["path"]
+        assert again["seconds"] < 10
+    assert hub.requests == []
 
 
-def test_offline_and_not_cached_is_said_at_once(hub: Hub, tmp_path: Path, gone: str) -> None:
-    for endpoint, env, reason in (
-        (gone, {}, "check the network"),
-        (hub.endpoint, {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE"),
-    ):
-        answer = load(endpoint, tmp_path, env=env)
+def test_offline_and_not_cached_is_said_at_once(hub: Hub, cut_off: Worker, forbidden: Worker) -> None:
+    for without_network, reason in ((cut_off, "check the network"), (forbidden, "HF_HUB_OFFLINE forbids")):
+        answer = without_network.load("gpt2-medium")
         assert answer["error"] == "DownloadError"
-        assert "'gpt2' is no embedded model" in answer["message"]
+        assert "'gpt2-medium' is no embedded model" in answer["message"]
         assert "no local path" in answer["message"]
-        assert "repository openai-community/gpt2 (revision main)" in answer["message"]
+        assert "repository openai-community/gpt2-medium (revision main)" in answer["message"]
         assert reason in answer["message"]
         assert answer["seconds"] < 10
-        assert answer["cached"] == []
+    assert hub.requests == []
 
 
-def test_a_revision_is_fetched_and_remembered(hub: Hub, files: dict[str, bytes], tmp_path: Path, gone: str) -> None:
+def test_a_revision_is_fetched_and_remembered(
+    hub: Hub, files: dict[str, bytes], tmp_path: Path, online: Worker, cut_off: Worker
+) -> None:
     older = repository_files(tmp_path, seed=1)
-    hub.repositories["a/b"] = {"main": files, "v1": older}
-    main, v1 = load(hub.endpoint, tmp_path, "a/b"), load(hub.endpoint, tmp_path, "a/b", revision="v1")
+    hub.repositories[hub.name] = {"main": files, "v1": older}
+    main, v1 = online.load(hub.name), online.load(hub.name, revision="v1")
     assert main["path"].endswith(commit_of(files))
     assert v1["path"].endswith(commit_of(older))
     assert main["first"] != v1["first"]
-    by_commit = load(hub.endpoint, tmp_path, "a/b", revision=commit_of(older))
-    assert by_commit["path"] == v1["path"]
     for revision in ("v1", commit_of(older)):
-        assert load(gone, tmp_path, "a/b", revision=revision)["path"] == v1["path"]
-    missing = load(gone, tmp_path, "a/b", revision="v2")
+        assert online.load(hub.name, revision=revision)["path"] == v1["path"]
+        assert cut_off.load(hub.name, revision=revision)["path"] == v1["path"]
+    missing = cut_off.load(hub.name, revision="v2")
     assert missing["error"] == "DownloadError"
     assert "(revision v2)" in missing["message"]
-    missing = load(hub.endpoint, tmp_path, "a/b", revision="v2")
+    missing = online.load(hub.name, revision="v2")
     assert missing["error"] == "ModelNotFoundError"
-    assert missing["message"] == "repository a/b on the hub has no revision 'v2'"
+    assert missing["message"] == f"repository {hub.name} on the hub has no revision 'v2'"
 
 
-def test_a_branch_that_moved_is_followed(hub: Hub, files: dict[str, bytes], tmp_path: Path, gone: str) -> None:
-    hub.repositories["a/b"] = {"main": files}
-    load(hub.endpoint, tmp_path, "a/b")
+def test_a_branch_that_moved_is_followed(
+    hub: Hub, files: dict[str, bytes], tmp_path: Path, online: Worker, cut_off: Worker
+) -> None:
+    hub.repositories[hub.name] = {"main": files}
+    online.load(hub.name)
     newer = repository_files(tmp_path, seed=1)
-    hub.repositories["a/b"] = {"main": newer}
-    moved = load(hub.endpoint, tmp_path, "a/b")
+    hub.repositories[hub.name] = {"main": newer}
+    moved = online.load(hub.name)
     assert moved["path"].endswith(commit_of(newer))
-    assert load(gone, tmp_path, "a/b")["path"] == moved["path"]
-    assert [model[1] for model in moved["cached"]] == [moved["path"]]
+    assert moved["cached"][hub.name][0] == moved["path"]
+    assert cut_off.load(hub.name)["path"] == moved["path"]
 
 
-def test_what_is_nowhere_names_all_the_places_where_it_was_looked_for(hub: Hub, tmp_path: Path) -> None:
+def test_what_is_nowhere_names_all_the_places_where_it_was_looked_for(hub: Hub, online: Worker) -> None:
     hub.refusals["no/token"] = (401, "RepoNotFound")
     for name in ("no/where", "no/token", "shakespear"):
-        answer = load(hub.endpoint, tmp_path, name)
+        answer = online.load(name)
         assert answer["error"] == "ModelNotFoundError"
         assert answer["message"].startswith(f"'{name}' is no embedded model (")
         assert f"no local path, and the hub has no repository '{name}'; if it is a private one" in answer["message"]
@@ -309,141 +356,154 @@ def test_what_is_nowhere_names_all_the_places_where_it_was_looked_for(hub: Hub, 
 @pytest.mark.parametrize(
     ("status", "code", "message"),
     [
-        (403, "GatedRepo", "repository a/b is gated: ask for access on its page on the hub, then log in"),
-        (401, "", "status 401"),
-        (503, "", "the hub refused repository a/b (status 503)"),
+        (403, "GatedRepo", "is gated: ask for access on its page on the hub, then log in"),
+        (401, "GatedRepo", "is gated: ask for access on its page on the hub, then log in"),
+        (403, "", "(status 403)"),
+        (401, "", "(status 401)"),
+        (503, "", "(status 503)"),
     ],
 )
 def test_a_refusal_is_called_what_it_is_and_what_is_cached_still_works(
-    hub: Hub, files: dict[str, bytes], tmp_path: Path, status: int, code: str, message: str
+    hub: Hub, files: dict[str, bytes], online: Worker, status: int, code: str, message: str
 ) -> None:
-    hub.repositories["a/b"] = {"main": files}
-    hub.refusals["a/b"] = (status, code)
-    answer = load(hub.endpoint, tmp_path, "a/b")
+    hub.repositories[hub.name] = {"main": files}
+    hub.refusals[hub.name] = (status, code)
+    answer = online.load(hub.name)
     assert answer["error"] == "DownloadError"
+    assert f"repository {hub.name} " in answer["message"]
     assert message in answer["message"]
     hub.refusals.clear()
-    path = load(hub.endpoint, tmp_path, "a/b")["path"]
-    hub.refusals["a/b"] = (status, code)
-    assert load(hub.endpoint, tmp_path, "a/b")["path"] == path
+    path = online.load(hub.name)["path"]
+    hub.refusals[hub.name] = (status, code)
+    assert online.load(hub.name)["path"] == path
 
 
-def test_a_network_that_answers_with_a_login_page_is_an_error(hub: Hub, tmp_path: Path) -> None:
-    for page in (b"<html>log in</html>", b"{}"):
-        hub.answer_with = page
-        answer = load(hub.endpoint, tmp_path, "a/b")
-        assert answer["error"] in ("DownloadError", "CheckpointError")
-        assert "a/b" in answer["message"]
+@pytest.mark.parametrize("page", [b"<html>log in</html>", b"{}", b"[]"])
+def test_a_network_that_answers_with_a_login_page_is_an_error(hub: Hub, online: Worker, page: bytes) -> None:
+    hub.answer_with = page
+    answer = online.load(hub.name)
+    assert answer["error"] == "DownloadError"
+    assert hub.name in answer["message"]
 
 
-def test_a_repository_without_a_gpt2_is_refused_before_anything_is_fetched(hub: Hub, tmp_path: Path) -> None:
+def test_a_repository_without_a_gpt2_is_refused_before_anything_is_fetched(hub: Hub, online: Worker) -> None:
     hub.repositories["a/b"] = {"main": {"README.md": b"", "model.gguf": b""}}
     hub.repositories["a/c"] = {"main": {"config.json": b"{}", "tf_model.h5": b"", "flax_model.msgpack": b""}}
     for name, lacks in (("a/b", "lacks config.json"), ("a/c", "lacks every one of model.safetensors, ")):
-        answer = load(hub.endpoint, tmp_path, name)
+        answer = online.load(name)
         assert answer["error"] == "CheckpointError"
         assert f"repository {name} on the hub holds no GPT-2 that gptwo reads: it {lacks}" in answer["message"]
     assert hub.downloads() == []
 
 
 def test_another_kind_of_model_is_refused_before_its_weights_are_fetched(
-    hub: Hub, files: dict[str, bytes], tmp_path: Path
+    hub: Hub, files: dict[str, bytes], online: Worker
 ) -> None:
-    hub.repositories["a/b"] = {"main": {**files, "config.json": b'{"model_type": "llama"}'}}
-    answer = load(hub.endpoint, tmp_path, "a/b")
+    hub.repositories[hub.name] = {"main": {**files, "config.json": b'{"model_type": "llama"}'}}
+    answer = online.load(hub.name)
     assert answer["error"] == "ConfigError"
-    assert answer["message"].startswith("repository a/b on the hub: ")
+    assert answer["message"].startswith(f"repository {hub.name} on the hub: ")
     assert "model_type is 'llama'" in answer["message"]
     assert hub.downloads() == ["config.json"]
-    assert answer["cached"] == []
+    assert hub.name not in answer["cached"]
 
 
-def test_a_sharded_repository_is_fetched_whole(hub: Hub, files: dict[str, bytes], tmp_path: Path, gone: str) -> None:
-    hub.repositories["a/b"] = {"main": sharded(files, tmp_path)}
-    answer = load(hub.endpoint, tmp_path, "a/b")
+def test_a_sharded_repository_is_fetched_whole(
+    hub: Hub, files: dict[str, bytes], tmp_path: Path, online: Worker, cut_off: Worker
+) -> None:
+    hub.repositories[hub.name] = {"main": sharded(files, tmp_path)}
+    answer = online.load(hub.name)
     assert [name for name in hub.downloads() if name.startswith("model")] == [
         "model.safetensors.index.json",
         "model-00001-of-00002.safetensors",
         "model-00002-of-00002.safetensors",
     ]
-    assert load(gone, tmp_path, "a/b")["path"] == answer["path"]
+    assert cut_off.load(hub.name)["path"] == answer["path"]
     Path(answer["path"], "model-00002-of-00002.safetensors").unlink()
-    incomplete = load(gone, tmp_path, "a/b")
+    incomplete = cut_off.load(hub.name)
     assert incomplete["error"] == "DownloadError"
-    assert incomplete["cached"] == []
+    assert hub.name not in incomplete["cached"]
+    assert online.load(hub.name)["path"] == answer["path"]
 
 
-def test_a_shard_that_the_repository_lacks_is_named(hub: Hub, files: dict[str, bytes], tmp_path: Path) -> None:
+def test_a_shard_that_the_repository_lacks_is_named(
+    hub: Hub, files: dict[str, bytes], tmp_path: Path, online: Worker
+) -> None:
     listed = sharded(files, tmp_path)
     del listed["model-00002-of-00002.safetensors"]
-    hub.repositories["a/b"] = {"main": listed}
-    answer = load(hub.endpoint, tmp_path, "a/b")
+    hub.repositories[hub.name] = {"main": listed}
+    answer = online.load(hub.name)
     assert answer["error"] == "CheckpointError"
     assert "lacks model-00002-of-00002.safetensors, which model.safetensors.index.json lists" in answer["message"]
 
 
-def test_a_pickle_is_fetched_only_where_there_is_nothing_safer(
-    hub: Hub, files: dict[str, bytes], tmp_path: Path
-) -> None:
-    hub.repositories["a/b"] = {"main": {name: files[name] for name in ("config.json", "pytorch_model.bin")}}
-    answer = load(hub.endpoint, tmp_path, "a/b")
+def test_a_pickle_is_fetched_where_there_is_nothing_safer(hub: Hub, files: dict[str, bytes], online: Worker) -> None:
+    hub.repositories[hub.name] = {"main": {name: files[name] for name in ("config.json", "pytorch_model.bin")}}
+    answer = online.load(hub.name)
     assert hub.downloads() == ["config.json", "pytorch_model.bin"]
     assert answer["error"] == "CheckpointError"  # what it holds is no pickle
     assert "pytorch_model.bin: not a PyTorch file" in answer["message"]
 
 
 def test_an_interrupted_download_leaves_no_half_file_and_goes_well_the_next_time(
-    hub: Hub, files: dict[str, bytes], tmp_path: Path, gone: str
+    hub: Hub, files: dict[str, bytes], tmp_path: Path, online: Worker, cut_off: Worker
 ) -> None:
-    hub.repositories["a/b"] = {"main": files}
+    hub.repositories[hub.name] = {"main": files}
     hub.cut_after = 2000
-    broken = load(hub.endpoint, tmp_path, "a/b", impatient=True)
+    broken = online.load(hub.name, impatient=True)
     assert broken["error"] == "DownloadError"
     assert "could it be downloaded" in broken["message"]
     assert "check the network" in broken["message"]
-    assert "model.safetensors" not in snapshot_files(tmp_path)
-    assert broken["cached"] == []
+    cache = online.home / "hub" / f"models--{hub.name.replace('/', '--')}"
+    assert "config.json" in [path.name for path in cache.rglob("snapshots/*/*")]
+    assert "model.safetensors" not in [path.name for path in cache.rglob("snapshots/*/*")]
+    assert hub.name not in broken["cached"]
 
     hub.cut_after = None
-    whole = load(hub.endpoint, tmp_path, "a/b")
+    whole = online.load(hub.name)
     assert Path(whole["path"], "model.safetensors").read_bytes() == files["model.safetensors"]
 
-    hub.repositories["a/b"] = {"main": repository_files(tmp_path, seed=1)}
+    hub.repositories[hub.name] = {"main": repository_files(tmp_path, seed=1)}
     hub.cut_after = 2000
-    assert load(hub.endpoint, tmp_path, "a/b", impatient=True)["error"] == "DownloadError"
-    assert load(gone, tmp_path, "a/b")["path"] == whole["path"]
+    assert online.load(hub.name, impatient=True)["error"] == "DownloadError"
+    assert cut_off.load(hub.name)["path"] == whole["path"]
 
 
-def test_a_cache_that_cannot_be_written_is_an_error(hub: Hub, files: dict[str, bytes], tmp_path: Path) -> None:
-    hub.repositories["a/b"] = {"main": files}
-    (tmp_path / "hub").write_text("a file where the cache should be")
-    answer = load(hub.endpoint, tmp_path, "a/b")
+def test_a_cache_that_cannot_be_written_is_an_error(
+    hub: Hub, files: dict[str, bytes], stand_in: StandIn, tmp_path: Path
+) -> None:
+    hub.repositories[hub.name] = {"main": files}
+    (tmp_path / "home").write_text("a file where the cache should be")
+    elsewhere = Worker(stand_in.endpoint, tmp_path / "home")
+    answer = elsewhere.load(hub.name)
+    elsewhere.close()
     assert answer["error"] == "DownloadError"
     assert "could it be downloaded" in answer["message"]
 
 
-def test_a_bar_is_shown_on_a_terminal_only_and_only_when_asked_for(
-    hub: Hub, files: dict[str, bytes], tmp_path: Path
+def test_a_bar_is_shown_when_asked_for_and_only_on_a_terminal(
+    hub: Hub, files: dict[str, bytes], stand_in: StandIn, online: Worker, tmp_path: Path
 ) -> None:
-    for number, (terminal, progress) in enumerate([(True, True), (True, False), (False, True)]):
-        hub.repositories[f"a/{number}"] = {"main": files}
-        ours, theirs = pty.openpty() if terminal else os.pipe()
-        if terminal:
-            termios.tcsetwinsize(theirs, (24, 80))
-        arguments = {"name_or_path": f"a/{number}", "progress": progress}
+    for name in ("bar/a", "bar/b", "bar/c"):
+        hub.repositories[name] = {"main": files}
+    assert "path" in online.load("bar/a", progress=True)  # its standard error is a file, and stays empty
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    for name, progress in (("bar/b", False), ("bar/c", True)):
         subprocess.run(
-            [sys.executable, "-c", PROGRAM, json.dumps(arguments)],
+            [sys.executable, "-c", WORKER],
+            input=json.dumps({"name_or_path": name, "progress": progress}),
+            text=True,
             stdout=subprocess.DEVNULL,
             stderr=theirs,
-            env=environment(hub.endpoint, tmp_path, {}),
+            env=environment(stand_in.endpoint, tmp_path / "home"),
             check=True,
         )
         os.write(theirs, b"END")
-        os.close(theirs)
         shown = b""
         while not shown.endswith(b"END"):
             shown += os.read(ours, 65536)
-        os.close(ours)
-        assert (b"100%" in shown) == (terminal and progress)
-        if not (terminal and progress):
-            assert shown == b"END"
+        assert shown.count(b"100%") == (5 if progress else 0)
+        assert progress or shown == b"END"
+    os.close(ours)
+    os.close(theirs)

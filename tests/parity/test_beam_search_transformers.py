@@ -7,6 +7,7 @@ rules and not of rounding.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,15 @@ from gptwo.sampling.processors import Logits  # noqa: E402
 # The last ones tell rarer mistakes apart: where `False` and "never" bound the running beams differently, where several
 # stop tokens crowd the candidates, where a text is pushed out by a better one.
 SEEDS = (*range(64), 82, 101, 119, 198, 200, 224, 285, 313, 315, 316, 338, 532, 628, 647, 823, 2495)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Models this small only lose by sharing work, and lose much where threads are scarce."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @dataclass

@@ -18,6 +18,7 @@ from gptwo.cli.generation import Timings
 from gptwo.cli.terminal import progress, shown_token, visible, write, write_json, write_prompt
 from gptwo.cli.text_input import PromptLine, read_prompt, read_prompts, read_text
 from gptwo.errors import DataError
+from gptwo.tokenizer import Tokenizer
 
 
 class Terminal(io.StringIO):
@@ -80,7 +81,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 )
 def test_a_file_of_prompts_has_one_a_line(tmp_path: Path, data: str, prompts: list[str]) -> None:
     (tmp_path / "prompts.txt").write_bytes(data.encode())
-    assert read_prompts(str(tmp_path / "prompts.txt")) == [PromptLine(prompt) for prompt in prompts]
+    path = str(tmp_path / "prompts.txt")
+    assert read_prompts(path) == [PromptLine(prompt, {}, f"{path} line {i}") for i, prompt in enumerate(prompts, 1)]
 
 
 def test_a_jsonl_file_has_an_object_a_line(tmp_path: Path) -> None:
@@ -147,8 +149,11 @@ def test_json_is_one_line_that_any_reader_takes(capsys: pytest.CaptureFixture[st
 
 
 def test_a_token_is_shown_as_text_or_else_as_bytes() -> None:
-    assert shown_token(" é".encode()) == "' é'"
-    assert shown_token(b"\xf0\x9f") == r"b'\xf0\x9f'"
+    tokenizer = Tokenizer.train(["é"], 257)
+    first, second = tokenizer.encode("é")
+    assert shown_token(tokenizer, tokenizer.encode("'")[0]) == '"\'"'
+    assert (shown_token(tokenizer, first), shown_token(tokenizer, second)) == (r"b'\xc3'", r"b'\xa9'")
+    assert shown_token(tokenizer, 257) == shown_token(None, 5) == ""
 
 
 def test_progress_shows_only_where_standard_error_alone_is_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,8 +198,8 @@ def test_texts_that_come_side_by_side_are_written_one_after_another(capsys: pyte
         piece(1, "n", "length"),
     ]
     write_stream(iter(order), 3)
-    heads = [f"\n==> text {i} of 3 <==\n" for i in (1, 2, 3)]
-    assert capsys.readouterr().out == f"{heads[0]}ab{heads[1]}mn{heads[2]}xy\n"
+    heads = [f"==> text {i} of 3 <==\n" for i in (1, 2, 3)]
+    assert capsys.readouterr().out == f"{heads[0]}ab\n{heads[1]}mn\n{heads[2]}xy\n"
 
 
 # ---- timings

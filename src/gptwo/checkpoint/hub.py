@@ -36,11 +36,12 @@ _INDEX: Final = ".index.json"
 _MAIN: Final = "main"
 
 # What reaching the hub can raise: what the system says; the errors of the HTTP library, whichever it is, which are the
-# bases of the hub's own; an answer that is not the hub's (ValueError, KeyError); and RuntimeError from Xet transfers.
+# bases of the hub's own; an answer that is not the hub's (ValueError, KeyError, TypeError); RuntimeError from Xet.
 _FAILURES: Final[tuple[type[Exception], ...]] = (
     OSError,
     ValueError,
     KeyError,
+    TypeError,
     RuntimeError,
     *(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception)),
 )

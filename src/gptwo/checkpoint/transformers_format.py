@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -85,7 +86,8 @@ def read_index(path: Path) -> dict[str, list[str]]:
     """
     try:
         with path.open("rb") as file:
-            index = parse_object(file.read(MAX_BYTES + 1))
+            # Asking for more than there is would allocate it.
+            index = parse_object(file.read(min(os.fstat(file.fileno()).st_size, MAX_BYTES) + 1))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path}: cannot be read: {error}") from error
     weight_map = index.get("weight_map")

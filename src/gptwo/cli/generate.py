@@ -16,16 +16,17 @@ from gptwo.cli.generation import (
     Params,
     Timings,
     generation_options,
+    is_streamed,
     make_params,
     misplaced,
+    streamed,
     with_length,
 )
 from gptwo.cli.loading import load_model, model_options
 from gptwo.cli.parameters import SectionedCommand, given
 from gptwo.cli.terminal import is_terminal, note, progress, write, write_json, write_prompt
 from gptwo.cli.text_input import PromptLine, read_prompt, read_prompts
-from gptwo.errors import InvalidRequestError
-from gptwo.sampling.params import SamplingParams
+from gptwo.errors import GptwoError, InvalidRequestError, TokenizerError
 
 if TYPE_CHECKING:
     from gptwo.engine import Completion, Piece
@@ -101,7 +102,7 @@ def _completions(
             params = [_params_for(model, values, line) for line in chunk]
             try:
                 completions = model.generate([line.prompt for line in chunk], params)
-            except InvalidRequestError as error:
+            except (InvalidRequestError, TokenizerError) as error:
                 raise _placed(error, model, chunk, params) from error
             for line, completion in zip(chunk, completions, strict=True):
                 timings.count_at_once(sum(len(choice.token_ids) for choice in completion.choices))
@@ -109,15 +110,13 @@ def _completions(
             advance(len(chunk))
 
 
-def _placed(
-    error: InvalidRequestError, model: LanguageModel, chunk: list[PromptLine], params: list[Params]
-) -> InvalidRequestError:
+def _placed(error: GptwoError, model: LanguageModel, chunk: list[PromptLine], params: list[Params]) -> GptwoError:
     """The error with the place of the prompt that it is about; such errors come before any work."""
     for line, wanted in zip(chunk, params, strict=True):
         try:
             model.stream(line.prompt, wanted)
-        except InvalidRequestError as found:
-            return InvalidRequestError(f"{line.place}: {found}" if line.place else str(found), param=found.param)
+        except GptwoError as found:
+            return InvalidRequestError(f"{line.place}: {found}") if line.place else found
     return error
 
 
@@ -132,30 +131,37 @@ def _show_text(
     model: LanguageModel, lines: list[PromptLine], values: dict[str, Any], timings: Timings, echo: bool
 ) -> None:
     params = _params_for(model, values, lines[0]) if len(lines) == 1 else None
-    if isinstance(params, SamplingParams) and params.best_of in (None, params.n):
-        if echo:
-            write_prompt(_prompt_text(model, lines[0].prompt))
-        with closing(model.stream(lines[0].prompt, params)) as pieces:
-            write_stream(timings.watch(pieces), params.n)
+    if params is not None and is_streamed(params):
+        prompt = _prompt_text(model, lines[0].prompt) if echo else ""
+        with streamed(model, lines[0].prompt, params) as pieces:
+            write_stream(timings.watch(pieces), params.n, prompt)
         return
     for i, (line, completion) in enumerate(_completions(model, lines, values, timings), 1):
-        for choice in completion.choices:
-            several = [f"prompt {i} of {len(lines)}"] if len(lines) > 1 else []
-            several += [f"text {choice.index + 1} of {len(completion.choices)}"] * (len(completion.choices) > 1)
-            if several:
-                write(f"==> {', '.join(several)} <==\n")
-            if echo:
-                write_prompt(_prompt_text(model, line.prompt))
-            write(choice.text + "\n")
+        number = f"prompt {i} of {len(lines)}" if len(lines) > 1 else ""
+        write_texts(completion, _prompt_text(model, line.prompt) if echo else "", number)
 
 
-def write_stream(pieces: Iterator[Piece], n: int) -> None:
-    """Write pieces as they come. Of n texts that come side by side the first is written at once; the others wait."""
+def write_texts(completion: Completion, prompt: str = "", number: str = "") -> None:
+    """Write the texts of a completion, each after the prompt, and under a heading if there are several."""
+    several = len(completion.choices) > 1
+    for choice in completion.choices:
+        names = [number] * bool(number) + [f"text {choice.index + 1} of {len(completion.choices)}"] * several
+        if names:
+            write(f"==> {', '.join(names)} <==\n")
+        write_prompt(prompt)
+        write(choice.text + "\n")
+
+
+def write_stream(pieces: Iterator[Piece], n: int, prompt: str = "") -> None:
+    """Write pieces as they come, after the prompt. Of n texts that are made side by side the first is written at once
+    and the others wait for their turn; each has a heading.
+    """
     current = 0
     waiting: dict[int, list[str]] = {index: [] for index in range(n)}
     ended: set[int] = set()
     if n > 1:
-        write(f"\n==> text 1 of {n} <==\n")
+        write(f"==> text 1 of {n} <==\n")
+    write_prompt(prompt)
     for piece in pieces:
         if piece.index == current:
             write(piece.text)
@@ -165,7 +171,9 @@ def write_stream(pieces: Iterator[Piece], n: int) -> None:
             ended.add(piece.index)
         while current in ended and current + 1 < n:
             current += 1
-            write(f"\n==> text {current + 1} of {n} <==\n" + "".join(waiting.pop(current)))
+            write(f"\n==> text {current + 1} of {n} <==\n")
+            write_prompt(prompt)
+            write("".join(waiting.pop(current)))
     write("\n")
 
 

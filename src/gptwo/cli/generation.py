@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import click
 
@@ -23,6 +24,9 @@ Params = SamplingParams | BeamParams
 # Tokens to generate when nobody says how many; fewer where the model's context ends before.
 DEFAULT_MAX_TOKENS = 100
 
+# Defaults that are others here than in Python, where nobody reads along; None is "not used unless given".
+HERE = {"max_tokens": f"{DEFAULT_MAX_TOKENS}, or as many as the context holds", "num_beams": None}
+
 SAMPLING, BEAMS = parameters_of(SamplingParams), parameters_of(BeamParams)
 SECTIONS = {"Sampling and beam search": SAMPLING.keys() & BEAMS.keys(), "Sampling": SAMPLING, "Beam search": BEAMS}
 
@@ -30,18 +34,17 @@ SECTIONS = {"Sampling and beam search": SAMPLING.keys() & BEAMS.keys(), "Samplin
 def generation_parameters() -> dict[str, tuple[str, Parameter]]:
     """Every parameter of sampling and beam search by name: the heading it stands under, and what it is."""
     return {
-        name: next((section, parameter) for section, names in SECTIONS.items() if name in names)
+        name: (
+            next(section for section, names in SECTIONS.items() if name in names),
+            dataclasses.replace(parameter, default=HERE.get(name, parameter.default)),
+        )
         for name, parameter in (SAMPLING | BEAMS).items()
     }
 
 
 def generation_options() -> list[click.Parameter]:
-    """An option for each of them; its help shows the default that it has here."""
-    here = {"max_tokens": f"{DEFAULT_MAX_TOKENS}, or as many as the context holds", "num_beams": None}
-    return [
-        dataclasses.replace(parameter, default=here.get(name, parameter.default)).option(section)
-        for name, (section, parameter) in generation_parameters().items()
-    ]
+    """An option for each of them."""
+    return [parameter.option(section) for section, parameter in generation_parameters().values()]
 
 
 def make_params(values: Mapping[str, Any]) -> Params:
@@ -67,6 +70,22 @@ def with_length(values: Mapping[str, Any], model: LanguageModel, prompt: str | l
         room -= max(1, len(_ids(model, prompt)))
     length = min(DEFAULT_MAX_TOKENS, room) if room > 0 else DEFAULT_MAX_TOKENS
     return {"max_tokens": max(length, values.get("min_tokens", 0)), **values}
+
+
+@contextmanager
+def streamed(model: LanguageModel, prompt: str | list[int], params: Params) -> Iterator[Iterator[Piece]]:
+    """The pieces of one prompt's texts. Left early, it cancels what is not made yet."""
+    pieces = model.stream(prompt, params)
+    try:
+        yield pieces
+    finally:
+        if isinstance(pieces, Generator):
+            pieces.close()
+
+
+def is_streamed(params: Params) -> TypeGuard[SamplingParams]:
+    """Whether texts come as they are made: beams and the best of several are only known at the end."""
+    return isinstance(params, SamplingParams) and params.best_of in (None, params.n)
 
 
 def _ids(model: LanguageModel, prompt: str | list[int]) -> list[int]:

@@ -13,11 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gptwo.cli.generate import write_stream
-from gptwo.cli.generation import BEAMS, SAMPLING, Timings, generation_parameters, make_params, with_length
+from gptwo.cli.generate import write_stream, write_texts
+from gptwo.cli.generation import (
+    BEAMS,
+    SAMPLING,
+    Timings,
+    generation_parameters,
+    is_streamed,
+    make_params,
+    streamed,
+    with_length,
+)
 from gptwo.cli.loading import load_model, model_options
 from gptwo.cli.parameters import SectionedCommand
-from gptwo.cli.terminal import is_terminal, note, write, write_prompt
+from gptwo.cli.terminal import is_terminal, note, write
 from gptwo.cli.text_input import decoded
 from gptwo.errors import DataError, GptwoError, InvalidRequestError, nearest_name
 from gptwo.sampling.params import BeamParams, SamplingParams
@@ -120,23 +129,18 @@ class Session:
         values = {name: value for name, value in self.changed.items() if name in kind}
         params = make_params(with_length(values, self.model, prompt))
         timings = Timings()
-        if is_terminal(sys.stdout):
-            write_prompt(prompt)
-        if isinstance(params, SamplingParams) and params.best_of in (None, params.n):
-            with closing(self.model.stream(prompt, params)) as pieces:
-                write_stream(timings.watch(_until_interrupted(pieces)), params.n)
+        echo = prompt if is_terminal(sys.stdout) else ""
+        if is_streamed(params):
+            with streamed(self.model, prompt, params) as pieces:
+                write_stream(timings.watch(_until_interrupted(pieces)), params.n, echo)
         else:
             completion = self.model.generate(prompt, params)
             timings.count_at_once(sum(len(choice.token_ids) for choice in completion.choices))
-            for choice in completion.choices:
-                several = len(completion.choices) > 1
-                write(f"\n==> text {choice.index + 1} of {len(completion.choices)} <==\n" if several else "")
-                write(choice.text + "\n")
+            write_texts(completion, echo)
         note(f"[{timings.line()}]")
 
     def _value(self, name: str) -> str:
-        default = None if name == "num_beams" else generation_parameters()[name][1].default
-        value = self.changed.get(name, default)
+        value = self.changed.get(name, generation_parameters()[name][1].default)
         return "none" if value is None or value == () else str(value)
 
     def _listing(self) -> Iterator[str]:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from gptwo.cli.loading import load_model, model_options
 from gptwo.cli.parameters import SectionedCommand
-from gptwo.cli.terminal import write, write_json
+from gptwo.cli.terminal import shown_token, write, write_json
 from gptwo.cli.text_input import read_text
-
-if TYPE_CHECKING:
-    from gptwo.language_model import LanguageModel, Score
 
 OPTIONS: list[click.Parameter] = [
     click.Argument(["file"]),
@@ -32,7 +29,7 @@ def command(file: str, tokens: bool, as_json: bool, **options: Any) -> None:
     text = read_text(file)
     with closing(load_model(options)) as model:
         score = model.score(text)
-        listing = _listing(model, score) if tokens else []
+        tokenizer = model.tokenizer
     if as_json:
         whole: dict[str, Any] = {
             "tokens": len(score.token_ids),
@@ -41,20 +38,18 @@ def command(file: str, tokens: bool, as_json: bool, **options: Any) -> None:
             "bits_per_byte": score.bits_per_byte,
         }
         if tokens:
-            names = ("token_id", "text", "logprob")
-            whole["token_logprobs"] = [dict(zip(names, entry, strict=True)) for entry in listing]
+            assert tokenizer is not None  # it encoded the text
+            whole["token_logprobs"] = [
+                {"token_id": token_id, "text": tokenizer.token_text(token_id), "logprob": logprob}
+                for token_id, logprob in zip(score.token_ids, score.logprobs, strict=True)
+            ]
         write_json(whole)
         return
-    for token_id, shown, logprob in listing:
-        write(f"{'' if logprob is None else f'{logprob:.4f}':>10} {token_id:>6}  {shown!r}\n")
+    for token_id, logprob in zip(score.token_ids, score.logprobs, strict=True) if tokens else ():
+        number = "" if logprob is None else f"{logprob:.4f}"
+        write(f"{number:>10} {token_id:>6}  {shown_token(tokenizer, token_id)}\n")
     write(f"tokens           {len(score.token_ids)}\n")
     write(f"log-probability  {score.total:.4f} nats\n")
     write(f"perplexity       {score.perplexity:.4f}\n")
     if score.bits_per_byte is not None:
         write(f"bits per byte    {score.bits_per_byte:.4f}\n")
-
-
-def _listing(model: LanguageModel, score: Score) -> list[tuple[int, str, float | None]]:
-    assert model.tokenizer is not None  # it encoded the text
-    texts = [model.tokenizer.token_text(token_id) for token_id in score.token_ids]
-    return list(zip(score.token_ids, texts, score.logprobs, strict=True))

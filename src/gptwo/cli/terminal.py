@@ -8,7 +8,10 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from gptwo.tokenizer import Tokenizer
 
 # A model may generate any character. On a terminal those that steer it are shown as pictures (U+2400 and on), or, for
 # the second set of controls, as U+FFFD; line feed and tab stay.
@@ -37,8 +40,8 @@ def write(text: str) -> None:
 
 
 def write_prompt(text: str) -> None:
-    """Write a prompt before its continuation, in bold on a terminal."""
-    bold = is_terminal(sys.stdout) and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    """Write a prompt before its continuation, in bold on a terminal; "" writes nothing."""
+    bold = text and is_terminal(sys.stdout) and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
     if bold:
         sys.stdout.write(f"\x1b[1m{visible(text)}\x1b[0m")
     else:
@@ -50,8 +53,14 @@ def write_json(value: Any) -> None:
     write(json.dumps(_finite(value), ensure_ascii=False) + "\n")
 
 
-def shown_token(data: bytes) -> str:
-    """A token in quotes: its text, or its bytes where they are part of a character."""
+def shown_token(tokenizer: Tokenizer | None, token_id: int) -> str:
+    """A token in quotes: its text, or its bytes where they are part of a character; "" if the tokenizer has none.
+
+    A model may know more ids than its tokenizer: vocabularies are padded.
+    """
+    if tokenizer is None or token_id >= tokenizer.vocab_size:
+        return ""
+    data = tokenizer.token_bytes(token_id)
     try:
         return repr(data.decode())
     except UnicodeDecodeError:
@@ -110,3 +119,24 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return value
+
+
+@contextmanager
+def bar(description: str) -> Iterator[Callable[[float, str], None]]:
+    """A bar for long work, if standard error is a terminal; call it with the share that is done and a note."""
+    if not is_terminal(sys.stderr):
+        yield lambda share, words: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[words]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task(description, total=1.0, words="")
+        yield lambda share, words: shown.update(task, completed=share, words=words)

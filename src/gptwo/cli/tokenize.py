@@ -46,7 +46,7 @@ def command(text: str | None, file: str | None, **options: Any) -> None:
     elif options["as_json"]:
         write_json({"ids": ids, "tokens": [tokenizer.token_text(token_id) for token_id in ids]})
     else:
-        write("".join(f"{token_id:>6}  {shown_token(tokenizer.token_bytes(token_id))}\n" for token_id in ids))
+        write("".join(f"{token_id:>6}  {shown_token(tokenizer, token_id)}\n" for token_id in ids))
 
 
 def _ids(text: str) -> list[int]:

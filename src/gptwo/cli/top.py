@@ -9,7 +9,7 @@ import click
 
 from gptwo.cli.loading import load_model, model_options
 from gptwo.cli.parameters import SectionedCommand
-from gptwo.cli.terminal import print_table, write_json
+from gptwo.cli.terminal import print_table, shown_token, write_json
 from gptwo.cli.text_input import read_prompt
 
 OPTIONS: list[click.Parameter] = [
@@ -30,5 +30,5 @@ def command(prompts: tuple[str, ...], k: int, as_json: bool, **options: Any) -> 
                 top = [{"text": token, "token_id": i, "probability": probability} for token, i, probability in found]
                 write_json({"prompt": text, "top": top})
             else:
-                rows = [(repr(token), str(i), f"{100 * probability:.2f}%") for token, i, probability in found]
+                rows = [(shown_token(model.tokenizer, i), str(i), f"{100 * share:.2f}%") for _, i, share in found]
                 print_table(("token", "id", "probability"), rows, title=repr(text), right=("id", "probability"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from gptwo.errors import InvalidRequestError
 from gptwo.options import boolean, check_options, choice, integer, number, option, refuse_unknown_names, text
@@ -15,9 +15,9 @@ class TrainConfig:
     """The settings of a run. Raises InvalidRequestError, whose `param` names the field."""
 
     init: str = option("scratch", text, "'scratch', or a model to start from: an embedded name, a path or a hub name.")
-    n_layer: int = option(6, integer(1), "Layers (from scratch only).")
-    n_head: int = option(6, integer(1), "Attention heads (from scratch only).")
-    n_embd: int = option(384, integer(1), "Width (from scratch only).")
+    n_layer: int | None = option(None, integer(1, optional=True), "Layers, from scratch only; none is 6.")
+    n_head: int | None = option(None, integer(1, optional=True), "Attention heads, from scratch only; none is 6.")
+    n_embd: int | None = option(None, integer(1, optional=True), "Width, from scratch only; none is 384.")
     block_size: int = option(256, integer(1), "Tokens of context in training; from scratch, the model's positions too.")
     dropout: float = option(0.0, number(0.0, 0.95), "Dropout on embeddings and on what each part adds.")
     attn_dropout: float | None = option(
@@ -35,15 +35,23 @@ class TrainConfig:
     beta1: float = option(0.9, number(0.0, 0.999999), "AdamW's average over gradients.")
     beta2: float = option(0.95, number(0.0, 0.999999), "AdamW's average over squared gradients.")
     grad_clip: float = option(1.0, number(0.0), "Largest norm of the gradient; 0 does not clip.")
-    dtype: str = option("f32", choice("f32", "bf16"), "Arithmetic of the forward pass: f32, or bf16 autocast.")
+    dtype: Literal["f32", "bf16"] = option(
+        "f32", choice("f32", "bf16"), "Arithmetic of the forward pass, bf16 by autocast."
+    )
     seed: int = option(0, integer(0, 2**63 - 1), "Of the first weights, the order of the data and the dropout.")
     eval_every: int = option(200, integer(1), "Steps between two evaluations on the validation data.")
     save_every: int = option(200, integer(1), "Steps between two checkpoints to resume from.")
+    save_dtype: Literal["f32", "f16", "bf16"] = option(
+        "f32", choice("f32", "f16", "bf16"), "Type of the weights in the saved model."
+    )
     compile: bool = option(False, boolean, "Compile the model with torch.compile.")
     device: str = option("cpu", text, "PyTorch device.")
 
     def __post_init__(self) -> None:
         check_options(self)
+        for name in ("n_layer", "n_head", "n_embd"):
+            if self.init != "scratch" and getattr(self, name) is not None:
+                raise InvalidRequestError(f"{name} is that of {self.init}; it can be chosen from scratch only", name)
         if self.final_lr > self.lr:
             raise InvalidRequestError(f"min_lr is {self.min_lr}, expected at most lr, which is {self.lr}", "min_lr")
 

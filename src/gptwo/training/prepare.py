@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,15 @@ import numpy as np
 
 from gptwo.checkpoint import resolve
 from gptwo.errors import DataError, InvalidRequestError
+from gptwo.files import replace_file
 from gptwo.tokenizer import Tokenizer
-from gptwo.training.shards import ShardHeader, write_shard
+from gptwo.training.shards import ShardHeader, read_shard, write_shard
 
 # Texts are encoded in pieces of about this many characters, cut at line ends, so that progress shows and memory stays
 # small. A line end is where GPT-2's tokenizer cuts too, except inside a run of blank: those are kept whole.
 PIECE_CHARACTERS = 1 << 18
+
+DESCRIPTION = "data.json"
 
 
 @dataclass(frozen=True)
@@ -23,8 +27,26 @@ class PreparedData:
     """What `prepare` made."""
 
     directory: Path
+    texts: tuple[str, ...]
+    """The names of the files it was made from."""
+    command: str
+    """What makes the same again."""
     train: ShardHeader
     val: ShardHeader
+
+    @classmethod
+    def load(cls, directory: Path) -> PreparedData:
+        """Read what `prepare` left. Raises DataError, naming the file, if it is not all there."""
+        path = directory / DESCRIPTION
+        try:
+            values = json.loads(path.read_bytes())
+            texts, command = tuple(map(str, values["texts"])), str(values["command"])
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror}); make the data with 'gptwo prepare'") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DataError(f"{path}: is broken; make the data again with 'gptwo prepare'") from error
+        headers = [read_shard(directory / name)[0] for name in ("train.bin", "val.bin")]
+        return cls(directory, texts, command, *headers)
 
 
 def prepare(
@@ -73,8 +95,16 @@ def prepare(
             tokenizer=used.fingerprint,
         )
 
+    # The description comes last: where it is, everything is.
+    (out / DESCRIPTION).unlink(missing_ok=True)
     used.save(out / "tokenizer")
-    return PreparedData(out, shard("train.bin", train_texts), shard("val.bin", val_texts))
+    headers = shard("train.bin", train_texts), shard("val.bin", val_texts)
+    names = " ".join(path.name for path in texts)
+    command = f"gptwo prepare {names} --out {out} --tokenizer {tokenizer} --val-fraction {val_fraction}"
+    prepared = PreparedData(out, tuple(path.name for path in texts), command, *headers)
+    with replace_file(out / DESCRIPTION) as file:
+        file.write((json.dumps({"texts": prepared.texts, "command": command}, indent=2) + "\n").encode())
+    return prepared
 
 
 def read_text(path: Path) -> str:

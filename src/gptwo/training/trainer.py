@@ -28,9 +28,11 @@ from gptwo.errors import DataError, NumericalError, TrainingError
 from gptwo.files import replace_file
 from gptwo.model import GPT2
 from gptwo.tokenizer import Tokenizer
+from gptwo.training.card import model_card
 from gptwo.training.config import TrainConfig
 from gptwo.training.loader import Batch, BatchLoader, validation_windows
 from gptwo.training.optimizer import learning_rate, make_optimizer
+from gptwo.training.prepare import PreparedData
 from gptwo.training.run_checkpoint import newest_run_checkpoint, save_run_checkpoint
 from gptwo.training.shards import ShardHeader, read_shard
 
@@ -83,7 +85,7 @@ def train(
 
 class _Run:
     def __init__(self, data: Path, out: Path, config: TrainConfig) -> None:
-        self.out, self.config = out, config
+        self.data, self.out, self.config = PreparedData.load(data), out, config
         self.tokenizer = Tokenizer.load(data / "tokenizer")
         self.train_header, train_tokens = read_shard(data / "train.bin")
         self.val_header, val_tokens = read_shard(data / "val.bin")
@@ -97,6 +99,7 @@ class _Run:
         self.model = self._first_model().to(config.device)
         self.optimizer = make_optimizer(self.model, config)
         self.best = math.inf
+        self.seconds = 0.0
 
     def _first_model(self) -> GPT2:
         config, eot = self.config, self.tokenizer.end_of_text_id
@@ -110,9 +113,9 @@ class _Run:
             shape = GPTConfig(
                 vocab_size=self.tokenizer.vocab_size,
                 n_positions=config.block_size,
-                n_embd=config.n_embd,
-                n_layer=config.n_layer,
-                n_head=config.n_head,
+                n_embd=config.n_embd or 384,
+                n_layer=config.n_layer or 6,
+                n_head=config.n_head or 6,
                 bos_token_id=eot,
                 eos_token_id=eot,
                 **dropout,
@@ -162,6 +165,8 @@ class _Run:
             for step in range(first, config.steps):
                 started = time.perf_counter()
                 loss, norm = self._step(model, step)
+                took = time.perf_counter() - started
+                self.seconds += took
                 tokens = config.batch_size * config.grad_accumulation * config.block_size
                 report = StepReport(
                     step=step + 1,
@@ -169,7 +174,7 @@ class _Run:
                     lr=learning_rate(step, config),
                     grad_norm=norm,
                     epoch=self.loader.epochs((step + 1) * config.grad_accumulation),
-                    tokens_per_second=tokens / (time.perf_counter() - started),
+                    tokens_per_second=tokens / took,
                     **self._evaluate_if_due(model, step + 1),
                 )
                 if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
@@ -177,7 +182,7 @@ class _Run:
                 write_metrics(report)
                 on_step(report)
         if not self.validation:
-            self._save_model()
+            self._save_model(config.steps)
         best = None if math.isinf(self.best) else self.best
         return TrainResult(
             model=self.out / "model",
@@ -227,7 +232,7 @@ class _Run:
         loss = nats / sum(targets.size for _, targets in self.validation)
         if loss < self.best:
             self.best = loss
-            self._save_model()
+            self._save_model(step)
         return {"val_loss": loss, "val_nats_per_character": loss * _tokens_per_character(self.val_header)}
 
     def _resume(self) -> int:
@@ -237,15 +242,34 @@ class _Run:
             return 0
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.best = state["best"]
+        self.best, self.seconds = state["best"], state["seconds"]
         return int(state["step"])
 
     def _save(self, step: int) -> None:
-        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "best": self.best}
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "best": self.best,
+            "seconds": self.seconds,
+        }
         save_run_checkpoint(self.out / "checkpoints", step, state)
 
-    def _save_model(self) -> None:
-        save_checkpoint(self.out / "model", self.model.config, self.model.to_arrays(), self.tokenizer)
+    def _save_model(self, step: int) -> None:
+        loss = None if math.isinf(self.best) else self.best
+        card = model_card(
+            shape=self.model.config,
+            config=self.config,
+            data=self.data,
+            out=self.out,
+            step=step,
+            seconds=self.seconds,
+            val_loss=loss,
+            val_nats_per_character=None if loss is None else loss * _tokens_per_character(self.val_header),
+        )
+        arrays = self.model.to_arrays()
+        save_checkpoint(
+            self.out / "model", self.model.config, arrays, self.tokenizer, dtype=self.config.save_dtype.upper(), card=card
+        )
 
 
 def _tokens_per_character(header: ShardHeader) -> float:

@@ -1,0 +1,81 @@
+"""The card of a trained model: what it was made of, how, and how well it predicts."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+from gptwo.config import GPTConfig
+from gptwo.training.config import TrainConfig
+from gptwo.training.prepare import PreparedData
+
+BEGINNING = """---
+library_name: transformers
+pipeline_tag: text-generation
+tags:
+- gpt2
+- gptwo
+---
+"""
+
+
+def train_command(data: Path, out: Path, config: TrainConfig) -> str:
+    """The command that makes the same run: the settings that differ from the defaults."""
+    flags = [f"--data {data}", f"--out {out}"]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value != field.default:
+            flag = "--" + field.name.replace("_", "-")
+            flags.append(flag if value is True else f"{flag} {value}")
+    return "gptwo train " + " ".join(flags)
+
+
+def model_card(
+    *,
+    shape: GPTConfig,
+    config: TrainConfig,
+    data: PreparedData,
+    out: Path,
+    step: int,
+    seconds: float,
+    val_loss: float | None,
+    val_nats_per_character: float | None,
+) -> str:
+    """Markdown with the front matter that model hubs read."""
+    names = ", ".join(data.texts)
+    train, val = data.train, data.val
+    lines = [
+        f"# GPT-2, {shape.parameter_count:,} parameters, trained on {names}",
+        "",
+        f"{shape.n_layer} layers, width {shape.n_embd}, {shape.n_head} heads, {shape.n_positions} positions, "
+        f"vocabulary of {shape.vocab_size:,} tokens.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| data | {names}: {train.characters:,} characters ({train.count:,} tokens) to train, "
+        f"{val.characters:,} ({val.count:,}) to validate |",
+        f"| start | {config.init} |",
+        f"| steps | {step} of {config.steps}, "
+        f"{config.batch_size * config.grad_accumulation * config.block_size:,} tokens each |",
+        f"| seed | {config.seed} |",
+        f"| time | {seconds / 60:.0f} minutes, {os.cpu_count()} cores, {config.device} |",
+    ]
+    if val_loss is not None:
+        lines.append(
+            f"| validation loss | {val_loss:.4f} nats per token, {val_nats_per_character:.4f} nats per character |"
+        )
+    lines += [
+        "",
+        "The validation loss is the mean over all validation tokens but the first, in windows of "
+        f"{config.block_size} tokens that lie end to end, each predicted from those before it in its window.",
+        "",
+        "Made by:",
+        "",
+        "```",
+        data.command,
+        train_command(data.directory, out, config),
+        "```",
+        "",
+    ]
+    return BEGINNING + "\n".join(lines)
