@@ -204,18 +204,10 @@ def test_a_configuration_cannot_be_changed_but_replaced() -> None:
         config.replace(n_layer=0)
 
 
-def test_what_is_nested_too_deeply_is_refused_when_it_is_read_or_when_it_is_written(tmp_path: Path) -> None:
-    refused = {"read": 0, "written": 0}
-    for depth in (10, 100, 400, 800, 5000):
-        (tmp_path / "config.json").write_text('{"strange": ' + "[" * depth + "]" * depth + "}")
-        try:
-            config = GPTConfig.load(tmp_path / "config.json")
-        except ConfigError:
-            refused["read"] += 1
-            continue
-        try:
-            config.save(tmp_path / "again.json")
-        except ConfigError:
-            refused["written"] += 1
-    assert refused["read"] >= 1
-    assert refused["written"] >= 1
+def test_what_is_nested_too_deeply_to_be_written_is_refused(tmp_path: Path) -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(ConfigError, match=r"config.json: a value that gptwo does not read is nested too deeply"):
+        GPTConfig(extra={"strange": deep}).save(tmp_path / "config.json")
+    assert not (tmp_path / "config.json").exists()

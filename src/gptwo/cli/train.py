@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -45,7 +46,7 @@ def command(data: str, out: str, threads: int | None, **_: Any) -> None:
 
         def on_step(report: StepReport) -> None:
             show(report.step / config.steps, f"loss {report.loss:.3f}  {report.tokens_per_second:,.0f} tokens/s")
-            if report.val_loss is not None and is_terminal(click.get_text_stream("stderr")):
+            if report.val_loss is not None and is_terminal(sys.stderr):
                 note(f"step {report.step}: validation loss {_nats(report.val_loss, report.val_nats_per_character)}")
 
         result = train(as_path(data), as_path(out), config, on_step)
