@@ -1,0 +1,67 @@
+# make demo        a virtual environment, gptwo in it, and text from the model that it brings
+# make test        everything the tests need, then linters, type checker and all tests but the slow ones
+# make test-slow   the slow tests
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
+TEXT ?= tinyshakespeare.txt
+
+.PHONY: demo test test-slow lint types tests format embedded-model constraints clean
+
+demo: $(VENV)/.installed
+	@echo
+	$(BIN)/gptwo generate "ROMEO:" --max-tokens 120 --temperature 0.8 --seed 1 --stats
+
+test: lint types tests
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy
+
+# One thread for each process: two processes that both want both cores get less done than one.
+tests: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -m "not slow" -n auto --dist loadgroup -q
+
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m slow
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing gptwo and PyTorch into $(VENV); the first time this takes a few minutes"
+	$(PIP) -e '.[torch]'
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing gptwo and what its tests need into $(VENV); the first time this takes a few minutes"
+	$(PIP) -e '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+# The embedded model, again: an hour on two cores. TEXT is the file of 1,115,394 characters that the README names.
+embedded-model: $(VENV)/.installed
+	$(BIN)/gptwo prepare $(TEXT) --out runs/shakespeare-data --tokenizer bpe:1024
+	$(BIN)/gptwo train --data runs/shakespeare-data --out runs/shakespeare --n-layer 6 --n-head 4 --n-embd 256 \
+	    --block-size 256 --batch-size 8 --steps 2200 --lr 1.2e-3 --warmup-steps 100 --weight-decay 0.3 --beta2 0.99 \
+	    --dropout 0.1 --attn-dropout 0 --eval-every 200 --save-every 100 --save-dtype f16 --seed 1
+	rm -rf src/gptwo/embedded/shakespeare
+	cp -r runs/shakespeare/model src/gptwo/embedded/shakespeare
+	printf '\nOr, in a checkout of gptwo: `make embedded-model TEXT=tinyshakespeare.txt`.\n' \
+	    >> src/gptwo/embedded/shakespeare/README.md
+
+# What was tested: the versions that are installed now.
+constraints: $(VENV)/.installed-dev
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt.tmp
+	mv constraints.txt.tmp constraints.txt
+
+clean:
+	rm -rf $(VENV) build dist
