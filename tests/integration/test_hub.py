@@ -358,9 +358,9 @@ def test_what_is_nowhere_names_all_the_places_where_it_was_looked_for(hub: Hub, 
     [
         (403, "GatedRepo", "is gated: ask for access on its page on the hub, then log in"),
         (401, "GatedRepo", "is gated: ask for access on its page on the hub, then log in"),
-        (403, "", "(status 403)"),
-        (401, "", "(status 401)"),
-        (503, "", "(status 503)"),
+        (403, "", "(status 403); check HF_TOKEN and HF_ENDPOINT"),
+        (404, "", "(status 404); check HF_TOKEN and HF_ENDPOINT"),
+        (503, "", "(status 503); try again later"),
     ],
 )
 def test_a_refusal_is_called_what_it_is_and_what_is_cached_still_works(
@@ -406,6 +406,28 @@ def test_another_kind_of_model_is_refused_before_its_weights_are_fetched(
     assert "model_type is 'llama'" in answer["message"]
     assert hub.downloads() == ["config.json"]
     assert hub.name not in answer["cached"]
+
+
+def test_the_list_of_what_is_cached_has_gpt2s_only_and_survives_anything_else_there(
+    hub: Hub, files: dict[str, bytes], online: Worker
+) -> None:
+    hub.repositories[hub.name] = {"main": files}
+    snapshot = Path(online.load(hub.name)["path"])
+    cache = snapshot.parents[2]
+    for name, config in (
+        ("models--a--b--c", b"{}"),
+        ("models--llama--x", b'{"model_type": "llama"}'),
+        ("models--", b""),
+    ):
+        strange = cache / name / "snapshots" / "0"
+        strange.mkdir(parents=True)
+        (strange / "config.json").write_bytes(config)
+        (strange / "model.safetensors").write_bytes(b"")
+        (cache / name / "refs").mkdir()
+        (cache / name / "refs" / "main").write_text("0")
+    cached = online.load(hub.name)["cached"]
+    assert cached[hub.name][0] == str(snapshot)
+    assert not {"a/b/c", "llama/x", ""} & cached.keys()
 
 
 def test_a_sharded_repository_is_fetched_whole(

@@ -173,6 +173,15 @@ def test_a_git_lfs_pointer_is_called_one(tmp_path: Path, name: str) -> None:
         load_checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "ckpt.pt"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    CONFIG.save(tmp_path / "config.json")
+    os.mkfifo(tmp_path / name)
+    for path in (tmp_path, tmp_path / name):
+        with pytest.raises(CheckpointError, match="no known format is there"):
+            load_checkpoint(path)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not bind the superuser")
 @pytest.mark.parametrize("locked", [".", "config.json", "model.safetensors"])
 def test_what_may_not_be_read_is_a_typed_error(tmp_path: Path, locked: str) -> None:

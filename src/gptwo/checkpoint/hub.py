@@ -28,7 +28,8 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from gptwo.checkpoint.resolve import FoundModel, size_of
-from gptwo.checkpoint.transformers_format import CONFIG, TOKENIZER_FILES, WEIGHTS, read_index, weights_file
+from gptwo.checkpoint.tokenizer_files import TOKENIZER_FILES
+from gptwo.checkpoint.transformers_format import CONFIG, WEIGHTS, read_index, weights_file
 from gptwo.config import GPTConfig
 from gptwo.errors import CheckpointError, ConfigError, DownloadError, GptwoError, ModelNotFoundError
 
@@ -104,9 +105,9 @@ class _Source:
                 "while HF_HUB_OFFLINE forbids to download it; unset that, or name a local path"
             )
         if isinstance(error, HfHubHTTPError):
-            return DownloadError(
-                f"the hub refused repository {self.repository} (status {error.response.status_code}); try again later"
-            )
+            status = error.response.status_code
+            advice = "try again later" if status == 429 or status >= 500 else "check HF_TOKEN and HF_ENDPOINT"
+            return DownloadError(f"the hub refused repository {self.repository} (status {status}); {advice}")
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         return DownloadError(
             f"{self.otherwise}, and repository {self.repository} (revision {self.revision}) is neither whole in the "
@@ -168,8 +169,11 @@ def cached_models() -> list[FoundModel]:
     for config in sorted(Path(constants.HF_HUB_CACHE).glob(f"models--*/snapshots/*/{CONFIG}")):
         directory = config.parent
         name = directory.parents[1].name.removeprefix("models--").replace("--", "/")
-        snapshot = _complete_snapshot(_Source(name, _MAIN, ""))
-        if snapshot == directory and _is_gpt2(config):
+        try:
+            listed = _complete_snapshot(_Source(name, _MAIN, "")) == directory and _is_gpt2(config)
+        except ValueError:  # a directory that huggingface_hub did not name
+            continue
+        if listed:
             found.append(FoundModel(name, directory, size_of(directory)))
     return found
 

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from gptwo.checkpoint.canonical import LINEAR_WEIGHTS, canonical_name, canonical_tensors
 from gptwo.checkpoint.stored import Checkpoint, StoredTensor, shown
+from gptwo.checkpoint.tokenizer_files import tokenizer_in
 from gptwo.checkpoint.torch_pickle import load_pickle, stored_tensors
-from gptwo.checkpoint.transformers_format import tokenizer_in
 from gptwo.config import GPTConfig
 from gptwo.errors import CheckpointError, ConfigError
 
@@ -27,7 +27,7 @@ _END_OF_TEXT: Final = 50256  # of GPT-2's tokenizer, which nanoGPT trains with, 
 
 def detect(path: Path) -> bool:
     """Whether a directory holds ckpt.pt, or a file is named .pt."""
-    return (path / FILE).is_file() if path.is_dir() else path.suffix == ".pt"
+    return (path / FILE).is_file() if path.is_dir() else path.is_file() and path.suffix == ".pt"
 
 
 def read(path: Path) -> Checkpoint:

@@ -27,6 +27,7 @@ from gptwo.errors import CheckpointError
 _LENGTH_BYTES: Final = 8
 _ALIGNMENT: Final = 64  # where the data starts in the files that we write: a cache line
 _MAX_DIMENSIONS: Final = 8
+_ENCODED_AT_ONCE: Final = 1 << 20  # elements
 
 WRITTEN_DTYPES: Final = ("F32", "F16", "BF16")
 
@@ -135,10 +136,10 @@ def _broken(path: Path, name: str, what: str) -> CheckpointError:
 
 
 def write_safetensors(path: Path, arrays: Mapping[str, Array], dtype: str) -> None:
-    """Write arrays of floats as `dtype`, one of WRITTEN_DTYPES, one after another so that only one is converted at a
-    time. The file appears under its name only once it is whole and on the disk.
+    """Write arrays of floats as `dtype`, one of WRITTEN_DTYPES, converted piece by piece.
 
-    Raises CheckpointError for a value beyond the dtype's range, and OSError as the system does.
+    The file appears under its name only once it is whole and on the disk. Raises CheckpointError for a value
+    beyond the dtype's range, and OSError as the system does.
     """
     itemsize = STORED_AS[dtype].itemsize
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers refuses a file that lacks it
@@ -153,7 +154,9 @@ def write_safetensors(path: Path, arrays: Mapping[str, Array], dtype: str) -> No
         with temporary.open("wb") as file:
             file.write(len(text).to_bytes(_LENGTH_BYTES, "little") + text)
             for name, array in arrays.items():
-                file.write(encode(array, dtype, name).data)
+                flat = np.ascontiguousarray(array).reshape(-1)
+                for start in range(0, flat.size, _ENCODED_AT_ONCE):
+                    file.write(encode(flat[start : start + _ENCODED_AT_ONCE], dtype, name).data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -14,6 +14,7 @@ from gptwo.checkpoint import transformers_format
 from gptwo.checkpoint.canonical import expected_shapes
 from gptwo.checkpoint.safetensors_file import WRITTEN_DTYPES
 from gptwo.checkpoint.stored import Array
+from gptwo.checkpoint.tokenizer_files import TOKENIZER_FILES
 from gptwo.config import GPTConfig
 from gptwo.errors import CheckpointError, InvalidRequestError
 
@@ -104,7 +105,7 @@ def _check_replaceable(target: Path) -> None:
         return
     if not target.is_dir():
         raise CheckpointError(f"checkpoint {target}: cannot be saved there: it is a file, not a directory")
-    own = {transformers_format.CONFIG, CARD, *transformers_format.TOKENIZER_FILES}
+    own = {transformers_format.CONFIG, CARD, *TOKENIZER_FILES}
     for name in os.listdir(target):
         if name not in own and not _OURS.fullmatch(name):
             raise CheckpointError(

@@ -11,6 +11,7 @@ from gptwo.checkpoint.canonical import HEAD, canonical_tensors
 from gptwo.checkpoint.json_object import MAX_BYTES, parse_object
 from gptwo.checkpoint.safetensors_file import read_safetensors, write_safetensors
 from gptwo.checkpoint.stored import Array, Checkpoint, StoredTensor, shown
+from gptwo.checkpoint.tokenizer_files import tokenizer_in
 from gptwo.checkpoint.torch_pickle import load_pickle, stored_tensors
 from gptwo.config import GPTConfig
 from gptwo.errors import CheckpointError
@@ -23,15 +24,6 @@ WEIGHTS: Final = (
     "pytorch_model.bin.index.json",
 )
 """The files that hold the weights or list those that do; the first that is there is read."""
-
-TOKENIZER_FILES: Final = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
 
 LOOKS_LIKE: Final = f"a directory with {CONFIG} and {', '.join(WEIGHTS[:-1])} or {WEIGHTS[-1]}"
 
@@ -46,20 +38,12 @@ def detect(path: Path) -> bool:
     """Whether a directory holds one of WEIGHTS, or a file is named like one."""
     if path.is_dir():
         return weights_file(path) is not None
-    return path.name.endswith((_SAFETENSORS, _PICKLE, _INDEX))
+    return path.is_file() and path.name.endswith((_SAFETENSORS, _PICKLE, _INDEX))
 
 
 def weights_file(directory: Path) -> Path | None:
     """The first of WEIGHTS that a directory holds."""
     return next((directory / name for name in WEIGHTS if (directory / name).is_file()), None)
-
-
-def tokenizer_in(directory: Path) -> Path | None:
-    """The directory, if tokenizer files lie in it."""
-    here = (directory / "tokenizer.json").is_file() or all(
-        (directory / n).is_file() for n in ("vocab.json", "merges.txt")
-    )
-    return directory if here else None
 
 
 def read(path: Path) -> Checkpoint:

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.errno not in _DISK_ERRORS or error.filename is not None:
             raise
         _discard_output()
-        print(f"gptwo: standard output cannot be written ({error.strerror})", file=sys.stderr)
+        _say(f"standard output cannot be written ({error.strerror})")
         return 1
     return code
 
@@ -51,7 +51,7 @@ def _run(arguments: list[str]) -> int:
 
     def show_warning(message: Warning | str, category: type[Warning], *place: object, **more: object) -> None:
         if issubclass(category, CheckpointWarning):
-            print(f"gptwo: warning: {_one_line(message)}", file=sys.stderr)
+            _say(f"warning: {message}")
         else:
             show(message, category, *place, **more)  # type: ignore[arg-type]
 
@@ -60,15 +60,17 @@ def _run(arguments: list[str]) -> int:
         try:
             return program.run(arguments)
         except GptwoError as error:
-            print(f"gptwo: {_one_line(error)}", file=sys.stderr)
+            _say(str(error))
             return error.exit_code
         except click.ClickException as error:
             error.show()
             return error.exit_code
 
 
-def _one_line(message: object) -> str:
-    return " ".join(str(message).split())
+def _say(message: str) -> None:
+    """One line on standard error, if there is one: print would take standard output instead."""
+    if sys.stderr is not None:
+        print(f"gptwo: {' '.join(message.split())}", file=sys.stderr)
 
 
 def _discard_output() -> None:
