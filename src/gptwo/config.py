@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gptwo.errors import ConfigError
+from gptwo.errors import ConfigError, one_line
+from gptwo.options import shown
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish", "tanh")
 
@@ -107,13 +108,13 @@ class GPTConfig:
             "tie_word_embeddings",
         ):
             if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name} is {_shown(getattr(self, name))}, expected true or false")
+                raise ConfigError(f"{name} is {shown(getattr(self, name))}, expected true or false")
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             if getattr(self, name) is not None:
                 _check_integer(name, getattr(self, name), minimum=0)
         if self.activation_function not in ACTIVATIONS:
             raise ConfigError(
-                f"activation_function is {_shown(self.activation_function)}, expected one of {', '.join(ACTIVATIONS)}"
+                f"activation_function is {shown(self.activation_function)}, expected one of {', '.join(ACTIVATIONS)}"
             )
         if self.n_embd % self.n_head != 0:
             raise ConfigError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
@@ -166,7 +167,7 @@ class GPTConfig:
             raise ConfigError(f"a configuration is a JSON object, got {type(values).__name__}")
         model_type = values.get("model_type", "gpt2")
         if model_type != "gpt2":
-            raise ConfigError(f"model_type is {_shown(model_type)}; gptwo reads 'gpt2' only")
+            raise ConfigError(f"model_type is {shown(model_type)}; gptwo reads 'gpt2' only")
         if values.get("add_cross_attention"):
             raise ConfigError("add_cross_attention is true; gptwo reads GPT-2 on its own, without an encoder")
         named = {f.name for f in dataclasses.fields(cls)} - {"extra"}
@@ -199,7 +200,7 @@ class GPTConfig:
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
         except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{path}: not a JSON file ({_one_line(error)})") from error
+            raise ConfigError(f"{path}: not a JSON file ({one_line(error)})") from error
         try:
             return cls.from_dict(values)
         except ConfigError as error:
@@ -216,29 +217,14 @@ class GPTConfig:
 
 def _check_integer(name: str, value: object, minimum: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(f"{name} is {_shown(value)}, expected an integer")
+        raise ConfigError(f"{name} is {shown(value)}, expected an integer")
     if not minimum <= value < 2**31:
-        raise ConfigError(f"{name} is {_shown(value)}, expected {minimum} to {2**31 - 1}")
+        raise ConfigError(f"{name} is {shown(value)}, expected {minimum} to {2**31 - 1}")
 
 
 def _check_number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ConfigError(f"{name} is {_shown(value)}, expected a number")
+        raise ConfigError(f"{name} is {shown(value)}, expected a number")
     if abs(value) > 1e9 or not math.isfinite(value):
-        raise ConfigError(f"{name} is {_shown(value)}, expected a finite number")
+        raise ConfigError(f"{name} is {shown(value)}, expected a finite number")
     return float(value)
-
-
-def _shown(value: object) -> str:
-    # A hostile file may hold an integer of a million digits, whose repr Python refuses, or a deep structure.
-    if isinstance(value, int) and abs(value) >= 10**40:
-        return "an integer of over 40 digits"
-    try:
-        text = repr(value)
-    except RecursionError:
-        return "a deep structure"
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:120]

@@ -97,3 +97,8 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
 
 class CheckpointWarning(UserWarning):
     """A checkpoint was read, but not all that is in it was used, or not as its configuration says."""
+
+
+def one_line(error: object, longest: int = 160) -> str:
+    """What another library's error says, on one line and cut short, to be quoted in an error of ours."""
+    return " ".join(str(error).split())[:longest]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
@@ -18,7 +19,7 @@ from gptwo.decoder import open_decoder
 from gptwo.decoder.protocol import Decoder, Floats
 from gptwo.engine import Completion, Engine, Event, Failure, Piece
 from gptwo.engine.request import KeepLogits, check_token_ids
-from gptwo.errors import CheckpointError, InvalidRequestError
+from gptwo.errors import CheckpointError, DecoderError, InvalidRequestError
 from gptwo.options import is_integer, shown
 from gptwo.sampling import BeamParams, SamplingParams
 from gptwo.sampling.sampler import log_softmax, top_logprobs
@@ -51,7 +52,12 @@ class Score:
     @property
     def perplexity(self) -> float:
         """Exp of the mean negative log-probability; NaN for a text of a single token."""
-        return math.exp(-self.total / self.scored) if self.scored else math.nan
+        if not self.scored:
+            return math.nan
+        try:
+            return math.exp(-self.total / self.scored)
+        except OverflowError:
+            return math.inf
 
     @property
     def bits_per_byte(self) -> float | None:
@@ -82,7 +88,7 @@ def load(
     """
     checkpoint = load_checkpoint(name, revision=revision, progress=progress)
     found = checkpoint.tokenizer_path if tokenizer is None else tokenizer
-    if found is not None and not isinstance(found, Tokenizer):
+    if isinstance(found, (str, Path)):
         found = Tokenizer.load(found)
     if found is not None and found.vocab_size > checkpoint.config.vocab_size:
         shape = (checkpoint.config.vocab_size, checkpoint.config.n_embd)
@@ -95,15 +101,20 @@ def load(
 
 
 class LanguageModel:
-    """A loaded model. Its methods may be called from several threads; they share one engine and so one batch."""
+    """A loaded model. Its methods may be called from several threads; they share one engine and so one batch.
+
+    Whoever waits for an answer runs the engine's steps, in turn with all others who wait.
+    """
 
     def __init__(self, decoder: Decoder, tokenizer: Tokenizer | None, *, name: str = "model") -> None:
         self.name = name
         self.tokenizer = tokenizer
         self._decoder = decoder
         self._engine = Engine(decoder, tokenizer)
-        self._lock = threading.Lock()
+        self._door, self._lock = threading.Lock(), threading.Lock()
         self._inbox: dict[int, deque[Event]] = {}
+        self._streamed: set[int] = set()
+        self._dropped: deque[int] = deque()
 
     @property
     def config(self) -> GPTConfig:
@@ -128,7 +139,8 @@ class LanguageModel:
     ) -> Completion | list[Completion]:
         """Continue a prompt, or each of a list of prompts in one batch.
 
-        prompts: text, token ids, or a list of either. An empty prompt begins a new text (`<|endoftext|>`).
+        prompts: text, token ids, or a list of either. The empty text begins a new one (`<|endoftext|>`); an empty list
+        is an empty batch.
         params: one for all prompts, or a list with one for each; None is SamplingParams().
         Raises InvalidRequestError or ContextLengthError before any work for what can never be answered.
         """
@@ -141,12 +153,15 @@ class LanguageModel:
     def stream(self, prompt: Prompt, params: Params | None = None) -> Iterator[Piece]:
         """Continue a prompt, piece by piece as the tokens are made; n texts come interleaved, told apart by `index`.
 
-        Arguments and errors as in `generate`; they are checked at once. A stream that is closed early is cancelled.
+        Arguments and errors as in `generate`; they are checked at once. The work is done as pieces are asked for. A
+        stream that is closed or forgotten before its end is cancelled.
         """
         if not _is_one_prompt(prompt):
             raise InvalidRequestError("stream takes one prompt: text, or a list of token ids", param="prompt")
-        (request,) = self._add_all([prompt], _one_for_each(params, 1))
-        return self._stream(request)
+        (request,) = self._add_all([prompt], _one_for_each(params, 1), streamed=True)
+        pieces = self._stream(request)
+        next(pieces)  # only a generator that has begun cleans up when it is closed
+        return pieces
 
     @overload
     def score(self, texts: Prompt) -> Score: ...  # type: ignore[overload-overlap]
@@ -180,10 +195,8 @@ class LanguageModel:
 
     def close(self) -> None:
         """Drop every request; a stream that is still open ends there."""
-        with self._lock:
-            for request in list(self._inbox):
-                self._engine.cancel(request)
-            self._inbox.clear()
+        with self._turn():
+            self._dropped.extend(self._inbox)
 
     def __enter__(self) -> LanguageModel:
         return self
@@ -193,64 +206,103 @@ class LanguageModel:
 
     # ---- requests
 
-    def _add_all(self, prompts: Sequence[Prompt], params: Sequence[Params]) -> list[int]:
+    def _add_all(
+        self, prompts: Sequence[Prompt], params: Sequence[Params], *, keep: KeepLogits = "none", streamed: bool = False
+    ) -> list[int]:
         """Queue requests, all or none."""
         encoded = [self._encode(prompt) for prompt in prompts]
         requests: list[int] = []
-        with self._lock:
+        with self._turn():
             try:
                 for ids, wanted in zip(encoded, params, strict=True):
-                    requests.append(self._add(ids, wanted))
+                    request = self._engine.add(ids, wanted, keep_logits=keep)
+                    requests.append(request)
+                    self._inbox[request] = deque()
             except BaseException:
                 self._drop(requests)
                 raise
+            if streamed:
+                self._streamed.update(requests)
         return requests
 
-    def _add(self, ids: Sequence[int], params: Params, keep_logits: KeepLogits = "none") -> int:
-        request = self._engine.add(ids, params, keep_logits=keep_logits)
-        self._inbox[request] = deque()
-        return request
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """The engine for this thread alone. What is dropped meanwhile is cancelled at the end."""
+        held = False
+        try:
+            # One who waits stands in the door, so that a thread that comes back at once cannot overtake it.
+            with self._door:
+                held = self._lock.acquire()
+            yield
+        finally:
+            if held:
+                self._lock.release()
+            self._cancel_dropped()
 
     def _drop(self, requests: Sequence[int]) -> None:
-        for request in requests:
-            if self._inbox.pop(request, None) is not None:
-                self._engine.cancel(request)
+        """Cancel requests, at once or at the end of the turn that somebody has.
+
+        This never waits: a stream that was forgotten is closed by the garbage collector, which may do so in the middle
+        of a turn of the same thread.
+        """
+        self._dropped.extend(requests)
+        self._cancel_dropped()
+
+    def _cancel_dropped(self) -> None:
+        # Whoever has the lock comes here after releasing it, so that nothing is left behind where it cannot be had.
+        while self._dropped and self._lock.acquire(blocking=False):
+            try:
+                while self._dropped:
+                    request = self._dropped.popleft()
+                    self._inbox.pop(request, None)
+                    self._streamed.discard(request)
+                    self._engine.cancel(request)
+            finally:
+                self._lock.release()
 
     def _events(self, request: int) -> Iterator[Event]:
-        """The events of one request, running the engine for all of them meanwhile."""
+        """The events of one request, running the engine for all of them meanwhile; they end if it is dropped."""
         while True:
-            with self._lock:
+            with self._turn():
                 inbox = self._inbox.get(request)
                 if inbox is None:
                     return
                 if not inbox:
-                    for event in self._engine.step():
-                        if event.request_id in self._inbox:
-                            self._inbox[event.request_id].append(event)
+                    self._step()
                     continue
                 event = inbox.popleft()
             if isinstance(event, Failure):
                 raise event.error
             yield event
 
-    def _stream(self, request: int) -> Iterator[Piece]:
+    def _step(self) -> None:
+        for event in self._engine.step():
+            inbox = self._inbox.get(event.request_id)
+            wanted = event.request_id in self._streamed or not isinstance(event, Piece)
+            if inbox is not None and wanted:
+                inbox.append(event)
+
+    def _stream(self, request: int) -> Generator[Piece]:
         try:
+            yield Piece(request, 0, "")  # for `stream`, which takes it to begin
             for event in self._events(request):
                 if not isinstance(event, Piece):
                     return
                 yield event
         finally:
-            with self._lock:
-                self._drop([request])
+            self._drop([request])
 
     def _complete(self, requests: list[int]) -> list[Completion]:
         try:
-            return [
-                next(event for event in self._events(request) if isinstance(event, Completion)) for request in requests
-            ]
+            return [self._completion(request) for request in requests]
         finally:
-            with self._lock:
-                self._drop(requests)
+            self._drop(requests)
+
+    def _completion(self, request: int) -> Completion:
+        for event in self._events(request):
+            if isinstance(event, Completion):
+                return event
+        raise DecoderError(f"{self.name} was closed before the answer was complete")
 
     # ---- scoring
 
@@ -259,6 +311,8 @@ class LanguageModel:
         if not ids:
             raise InvalidRequestError("there is nothing to score: the text has no tokens", param="text")
         window = self.config.n_positions
+        if window == 1 < len(ids):
+            raise InvalidRequestError("the model has a single position: no token has one before it", param="text")
         stride = max(1, window // 2)
         logprobs: list[float | None] = [None]
         for start in range(0, len(ids), stride):
@@ -269,20 +323,18 @@ class LanguageModel:
             logprobs.extend(self._prompt_logprobs(ids[start:end])[-fresh:])
         size = None
         if self.tokenizer is not None:
-            size = sum(len(self.tokenizer.token_bytes(token)) for token in ids[1:])
+            known = (token for token in ids[1:] if token < self.tokenizer.vocab_size)  # padding has no text
+            size = sum(len(self.tokenizer.token_bytes(token)) for token in known)
         return Score(ids, tuple(logprobs), size)
 
     def _prompt_logprobs(self, ids: Sequence[int]) -> list[float | None]:
-        with self._lock:
-            request = self._add(ids, SamplingParams(max_tokens=0, prompt_logprobs=0))
-        (completion,) = self._complete([request])
+        requests = self._add_all([ids], [SamplingParams(max_tokens=0, prompt_logprobs=0)])
+        (completion,) = self._complete(requests)
         assert completion.prompt_logprobs is not None
         return [None if token is None else token.logprob for token in completion.prompt_logprobs]
 
     def _logits(self, ids: Sequence[int], keep: KeepLogits) -> Floats:
-        with self._lock:
-            request = self._add(ids, SamplingParams(max_tokens=0), keep)
-        (completion,) = self._complete([request])
+        (completion,) = self._complete(self._add_all([ids], [SamplingParams(max_tokens=0)], keep=keep))
         assert completion.prompt_logits is not None
         return completion.prompt_logits
 
@@ -290,6 +342,7 @@ class LanguageModel:
 
     def _encode(self, prompt: Prompt) -> Sequence[int]:
         if not isinstance(prompt, str):
+            _check_list(prompt)
             return list(prompt)
         if self.tokenizer is None:
             raise InvalidRequestError(
@@ -306,23 +359,22 @@ def _is_one_prompt(prompts: object) -> bool:
     """Whether this is one prompt (text or token ids), not a list of them. Raises InvalidRequestError for neither."""
     if isinstance(prompts, str):
         return True
-    if isinstance(prompts, np.ndarray):
-        if prompts.ndim == 1:
-            return True
-        raise InvalidRequestError(f"a prompt as an array has one dimension, got {prompts.ndim}", param="prompt")
-    if not isinstance(prompts, Sequence) or isinstance(prompts, (bytes, bytearray)):
-        raise InvalidRequestError(
-            f"the prompt is {shown(prompts)}, expected text, token ids, or a list of those", param="prompt"
-        )
-    numbers = [not isinstance(item, (str, Sequence, np.ndarray)) for item in prompts]
-    if all(numbers):
-        return bool(numbers)  # an empty list is an empty batch
-    if any(numbers):
+    several = [isinstance(item, (str, Sequence, np.ndarray)) for item in _check_list(prompts)]
+    if any(several) and not all(several):
         raise InvalidRequestError("the prompts mix token ids with texts: a prompt is a text or a list", param="prompt")
-    for item in prompts:
-        if not (isinstance(item, str) or _is_one_prompt(item) or len(item) == 0):
-            raise InvalidRequestError("a prompt is a text or a list of token ids, not a list of lists", param="prompt")
-    return False
+    return not any(several) and len(several) > 0  # an empty list is an empty batch
+
+
+def _check_list(prompt: object) -> Sequence[object]:
+    """Token ids, or whatever else a list may hold."""
+    if isinstance(prompt, np.ndarray) and prompt.ndim != 1:
+        raise InvalidRequestError(f"a prompt as an array has one dimension, got {prompt.ndim}", param="prompt")
+    is_list = isinstance(prompt, Sequence) and not isinstance(prompt, (str, bytes, bytearray, memoryview))
+    if not is_list and not isinstance(prompt, np.ndarray):
+        raise InvalidRequestError(
+            f"the prompt is {shown(prompt)}, expected text, token ids, or a list of those", param="prompt"
+        )
+    return prompt  # type: ignore[return-value]  # an array of one dimension is as good as a sequence
 
 
 def _one_for_each(params: Params | Sequence[Params] | None, count: int) -> list[Params]:
@@ -330,10 +382,9 @@ def _one_for_each(params: Params | Sequence[Params] | None, count: int) -> list[
         return [SamplingParams()] * count
     if isinstance(params, (SamplingParams, BeamParams)):
         return [params] * count
-    several = list(params)
-    for item in several:
+    for item in params if isinstance(params, Sequence) else [params]:
         if not isinstance(item, (SamplingParams, BeamParams)):
             raise InvalidRequestError(f"params is {shown(item)}, expected SamplingParams or BeamParams", param="params")
-    if len(several) != count:
-        raise InvalidRequestError(f"{count} prompts but {len(several)} params: give one, or one each", param="params")
-    return several
+    if len(params) != count:
+        raise InvalidRequestError(f"{count} prompts but {len(params)} params: give one, or one each", param="params")
+    return list(params)

@@ -93,10 +93,17 @@ class CausalSelfAttention(nn.Module):
         """X (B, T, C), mask bool (B or 1, 1, T, S) or None for plain causal -> (B, T, C), and all S keys and values."""
         q, k, v = (self.split_heads(t) for t in self.c_attn(x).split(self.width, dim=2))  # 3 x (B, H, T, D)
         kept = KeysValues(k, v) if past is None else past.append(k, v)  # (B, H, S, D)
-        keys, values = kept
         if self.upcast:
-            q, keys, values = q.float(), keys.float(), values.float()
-        y = F.scaled_dot_product_attention(
+            with torch.autocast(x.device.type, enabled=False):
+                y = self.attend(q.float(), kept.keys.float(), kept.values.float(), mask)
+        else:
+            y = self.attend(q, *kept, mask)  # (B, H, T, D)
+        y = y.to(x.dtype).transpose(1, 2).flatten(2)  # (B, T, C)
+        return self.resid_dropout(self.c_proj(y)), kept
+
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """Q (B, H, T, D), keys and values (B, H, S, D) -> (B, H, T, D)."""
+        return F.scaled_dot_product_attention(
             q,
             keys,
             values,
@@ -104,9 +111,7 @@ class CausalSelfAttention(nn.Module):
             dropout_p=self.attn_pdrop if self.training else 0.0,
             is_causal=mask is None and q.shape[2] > 1,
             scale=self.scale,
-        )  # (B, H, T, D)
-        y = y.to(x.dtype).transpose(1, 2).flatten(2)  # (B, T, C)
-        return self.resid_dropout(self.c_proj(y)), kept
+        )
 
     def split_heads(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, H, T, D)."""
@@ -147,7 +152,11 @@ class Block(nn.Module):
 
 
 class GPT2(nn.Module):
-    """The whole model. A tied head has no parameter of its own: `wte` serves twice."""
+    """The whole model. A tied head has no parameter of its own: `wte` serves twice.
+
+    The weights of a new one mean nothing before `initialize`, or `load_state_dict`; `from_arrays` makes one with
+    weights.
+    """
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()

@@ -79,7 +79,8 @@ def number(minimum: float, maximum: float = math.inf, *, above_minimum: bool = F
     """A finite number from minimum (or, with above_minimum, from more than that) to maximum, as float."""
     lower = f"more than {minimum:g}" if above_minimum else f"{minimum:g}"
     upper = " or more" if maximum == math.inf else f" to {maximum:g}"
-    expected = f"a number, {lower}{upper}" + (", or none" if optional else "")
+    kind = "a finite number" if maximum == math.inf else "a number"
+    expected = f"{kind}, {lower}{upper}" + (", or none" if optional else "")
 
     def check(name: str, value: Any) -> float | None:
         if value is None and optional:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
-from gptwo.errors import InvalidRequestError, TokenizerError
+from gptwo.errors import InvalidRequestError, TokenizerError, one_line
 from gptwo.files import replace_file
 from gptwo.options import shown
 
@@ -56,18 +56,14 @@ class Tokenizer:
 
     def __init__(self, inner: tokenizers.Tokenizer) -> None:
         """Take over an instance of `tokenizers`; TokenizerError if it is of a kind that gptwo does not read."""
-        inner.no_truncation()
-        inner.no_padding()
         added = inner.get_added_tokens_decoder()
         self._inner = inner
         self._added = {token_id: token.content for token_id, token in added.items()}
         self._special = {i for i, token in added.items() if token.special or token.content == END_OF_TEXT}
         self.vocab_size: int = inner.get_vocab_size(with_added_tokens=True)
-        if self.vocab_size == 0:
-            raise TokenizerError("its vocabulary is empty")
         # As many ids as strings, and every id below that number taken: no hole, and no id given twice.
-        if None in map(inner.id_to_token, range(self.vocab_size)):
-            raise TokenizerError("its ids are not the numbers from 0 on, each given to one token")
+        if self.vocab_size == 0 or None in map(inner.id_to_token, range(self.vocab_size)):
+            raise TokenizerError("its vocabulary is empty, or its ids are not 0, 1, 2, ... each given to one token")
         self.end_of_text_id: int | None = inner.token_to_id(END_OF_TEXT)
         self._characters = self._check_kind(inner)
         # The library's switch between the two is a property of the instance: with two, none is switched between calls.
@@ -275,7 +271,7 @@ class Tokenizer:
         except Exception as error:
             for text in texts:
                 _check_text(text)
-            raise TokenizerError(f"the texts cannot be encoded ({_one_line(error)})") from error
+            raise TokenizerError(f"the texts cannot be encoded ({one_line(error)})") from error
         return [list(encoding.ids) for encoding in encodings]
 
     def _explain(self, text: str, error: Exception | None = None) -> NoReturn:
@@ -288,7 +284,7 @@ class Tokenizer:
                     f"the tokenizer has no token for {character!r} (U+{ord(character):04X}); it knows the "
                     f"{len(known)} characters of its training text"
                 ) from error
-        raise TokenizerError(f"the text cannot be encoded ({_one_line(error)})") from error
+        raise TokenizerError(f"the text cannot be encoded ({one_line(error)})") from error
 
     def _check_bytes(self, text: str) -> None:
         # Without this the library would leave out in silence what the vocabulary has no byte for.
@@ -427,7 +423,7 @@ def _guarded(read: Callable[[], Tokenizer], path: Path, expected: str) -> Tokeni
         # A panic in the library's Rust derives from BaseException, and has no importable name.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise TokenizerError(f"{path}: not {expected} that can be read ({_one_line(error)})") from error
+        raise TokenizerError(f"{path}: not {expected} that can be read ({one_line(error)})") from error
 
 
 def _checked(texts: Iterable[str]) -> Iterator[str]:
@@ -445,7 +441,3 @@ def _check_text(text: str) -> None:
         raise TokenizerError(
             f"the text is not Unicode: a lone surrogate U+{ord(text[error.start]):04X} at character {error.start}"
         ) from error
-
-
-def _one_line(error: BaseException | None) -> str:
-    return " ".join(str(error).split())[:160]

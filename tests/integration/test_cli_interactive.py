@@ -94,18 +94,19 @@ def test_reset_sets_everything_back(typed: Typed) -> None:
 
 def test_num_beams_turns_beam_search_on_and_off(typed: Typed, model: LanguageModel) -> None:
     beams = gptwo.BeamParams(num_beams=3, max_tokens=4, num_return_sequences=2)
-    first, second = (choice.text for choice in model.generate("First", beams).choices)
+    first, second = (choice.text for choice in model.generate("All:", beams).choices)
+    assert first != greedy(model, "All:", 4)
     out, _ = typed(
         r"\config temperature 0",
         r"\config max_tokens 4",
         r"\config num_beams 3",
         r"\config num_return_sequences 2",
-        "First",
+        "All:",
         r"\config num_return_sequences 1",
         r"\config num_beams none",
-        "First",
+        "All:",
     )
-    assert out == f"==> text 1 of 2 <==\n{first}\n==> text 2 of 2 <==\n{second}\n{greedy(model, 'First', 4)}\n"
+    assert out == f"==> text 1 of 2 <==\n{first}\n==> text 2 of 2 <==\n{second}\n{greedy(model, 'All:', 4)}\n"
 
 
 def test_an_error_in_one_answer_does_not_end_the_loop(typed: Typed, model: LanguageModel) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 GPTWO = [sys.executable, "-m", "gptwo"]
-SECONDS = 30  # for a process to do what takes it two when nothing else runs
+SECONDS = 120  # for a process to do what takes it two when nothing else runs
 HEAVY = ("numpy", "rich", "tokenizers", "torch", "safetensors", "huggingface_hub", "transformers")
 
 
@@ -79,6 +79,16 @@ def test_a_reader_that_goes_away_ends_the_process_quietly() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(SECONDS) == 0
+
+
+def test_a_reader_that_was_never_there_ends_the_process_quietly() -> None:
+    # What could not be written is still in a buffer then, and the interpreter tries again when it ends.
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = subprocess.Popen([*GPTWO, "tokenize", "hear me"], stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert process.communicate(timeout=SECONDS)[1] == b""
+    assert process.returncode == 0
 
 
 def test_head_may_follow() -> None:
@@ -172,6 +182,15 @@ class Terminal:
         before, _, self.seen = self.seen.partition(text)
         return before + text
 
+    def interrupt_until(self, text: str) -> None:
+        """Press Ctrl-C until `text` is shown: readline does not notice one that comes just before it waits."""
+        for _ in range(SECONDS):
+            self.type("\x03")
+            self._read()
+            if text in self.seen:
+                break
+        self.read_until(text)
+
     def read_some(self, characters: int) -> None:
         """Wait for as many characters, whichever they are."""
         deadline = time.monotonic() + SECONDS
@@ -247,9 +266,7 @@ def test_the_prompt_loop_on_a_terminal() -> None:
         process.read_until("tokens]\n> ")
         process.type("half a line")
         process.read_until("half a line")
-        time.sleep(0.2)
-        process.type("\x03")  # and at the prompt drops the line
-        process.read_until("\n> ")
+        process.interrupt_until("\n> ")  # and at the prompt drops the line
         process.type("\\config overflow\n")
         process.read_until("overflow = slide")
         process.read_until("\n> ")

@@ -58,7 +58,7 @@ def test_george_is_followed_by_presidents(gpt2: gptwo.LanguageModel) -> None:
 def test_lambada_accuracy_of_the_last_token_is_the_published_one(
     gpt2: gptwo.LanguageModel, shared_data: os.PathLike[str]
 ) -> None:
-    """46.67% of the last tokens (OpenAI's variant of the text): over the first 300 passages, within three deviations."""
+    """46.67% over all passages of OpenAI's variant; here the first 300, within three standard deviations."""
     import itertools
     import json
     from pathlib import Path

@@ -249,7 +249,7 @@ def test_a_configuration_that_claims_too_much_fails_at_once(claim: dict[str, int
 def test_a_hostile_name_is_not_taken_apart() -> None:
     name = "." * 2_000_000
     tracemalloc.start()
-    with pytest.warns(CheckpointWarning, match=r"no GPT-2 has them: \.\.\.\.") as caught:
+    with pytest.warns(CheckpointWarning, match=r"no GPT-2 has them: '\.\.\.\.") as caught:
         read(random_arrays() | {name: np.zeros(1, np.float32)})
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

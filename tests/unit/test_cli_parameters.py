@@ -212,3 +212,9 @@ def test_without_a_length_as_much_is_generated_as_the_context_holds(
     values: dict[str, Any], prompt: Any, expected: int | None
 ) -> None:
     assert with_length(values, Model(), prompt) == {**values, "max_tokens": expected}  # type: ignore[arg-type]
+
+
+def test_an_empty_prompt_takes_one_position_for_the_token_that_begins_a_text() -> None:
+    model = Model()
+    model.config = GPTConfig(n_positions=60, n_embd=8, n_head=2, n_layer=1)
+    assert with_length({}, model, "") == {"max_tokens": 59}  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.testing import assert_allclose, assert_array_equal
@@ -245,6 +245,7 @@ PARAMS = st.builds(
 
 
 @settings(deadline=None)
+@example(logits=np.float32([0, 1]), params=SamplingParams(temperature=1e30, top_p=0), number=0.5)
 @given(logits=LOGITS, params=PARAMS, number=st.floats(0, 1, exclude_max=True) | st.just(float(np.nextafter(1, 0))))
 def test_probabilities_sum_to_one_and_only_possible_tokens_are_chosen(logits, params, number):
     before = logits.copy()

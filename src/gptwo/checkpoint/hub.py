@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,7 +54,7 @@ def download(repository: str, *, revision: str | None, progress: bool, otherwise
     ConfigError, which comes before the weights are fetched.
     """
     source = _Source(repository, revision or _MAIN, otherwise)
-    with _quiet(bars=progress and sys.stderr.isatty()):
+    with _quiet(bars=progress):
         try:
             info = HfApi().model_info(repository, revision=source.revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
         except _FAILURES as error:
@@ -188,7 +187,10 @@ def _is_gpt2(config: Path) -> bool:
 
 @contextmanager
 def _quiet(*, bars: bool) -> Iterator[None]:
-    """Let huggingface_hub show progress bars or nothing, as long as this lasts, and no warnings of its own."""
+    """As long as this lasts, let huggingface_hub show progress bars or nothing, and never its warnings.
+
+    On anything but a terminal its bars show nothing by themselves.
+    """
     logger = logging.getLogger("huggingface_hub")
     level, had_bars = logger.level, not are_progress_bars_disabled()
     logger.setLevel(logging.ERROR)

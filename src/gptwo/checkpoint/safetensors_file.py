@@ -23,6 +23,7 @@ import numpy as np
 from gptwo.checkpoint.json_object import MAX_BYTES, parse_object
 from gptwo.checkpoint.stored import STORED_AS, Array, StoredTensor, shown
 from gptwo.errors import CheckpointError
+from gptwo.files import replace_file
 
 _LENGTH_BYTES: Final = 8
 _ALIGNMENT: Final = 64  # where the data starts in the files that we write: a cache line
@@ -149,19 +150,12 @@ def write_safetensors(path: Path, arrays: Mapping[str, Array], dtype: str) -> No
         header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(_LENGTH_BYTES + len(text)) % _ALIGNMENT)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(len(text).to_bytes(_LENGTH_BYTES, "little") + text)
-            for name, array in arrays.items():
-                flat = np.ascontiguousarray(array).reshape(-1)
-                for start in range(0, flat.size, _ENCODED_AT_ONCE):
-                    file.write(encode(flat[start : start + _ENCODED_AT_ONCE], dtype, name).data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replace_file(path) as file:
+        file.write(len(text).to_bytes(_LENGTH_BYTES, "little") + text)
+        for name, array in arrays.items():
+            flat = np.ascontiguousarray(array).reshape(-1)
+            for start in range(0, flat.size, _ENCODED_AT_ONCE):
+                file.write(encode(flat[start : start + _ENCODED_AT_ONCE], dtype, name).data)
 
 
 def encode(array: Array, dtype: str, name: str) -> Array:

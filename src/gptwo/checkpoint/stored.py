@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from gptwo import options
 from gptwo.config import GPTConfig
 from gptwo.errors import CheckpointError
 
@@ -113,6 +114,6 @@ class Checkpoint:
 
 
 def shown(name: str) -> str:
-    """A tensor's name for a message: as it is if it is plain, else quoted; cut short if it is long."""
-    text = name if name.isascii() and name.isprintable() and name else ascii(name[:80])
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    """A tensor's name for a message: as it is if it is plain and not long, else quoted and cut short."""
+    plain = name.isascii() and name.isprintable() and 0 < len(name) <= 80
+    return name if plain else options.shown(name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -25,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _discard_output()
         return 0
     except KeyboardInterrupt:
+        if arguments is None:  # the process ends: another Ctrl-C would only make that noisy
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         return 130
     except OSError as error:
         if error.errno not in _DISK_ERRORS or error.filename is not None:

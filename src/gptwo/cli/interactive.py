@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import signal
+import itertools
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,6 +22,7 @@ from gptwo.cli.generation import (
     streamed,
     with_length,
 )
+from gptwo.cli.interrupts import Interrupts
 from gptwo.cli.loading import load_model, model_options
 from gptwo.cli.parameters import SectionedCommand
 from gptwo.cli.terminal import is_terminal, note, write
@@ -32,7 +31,6 @@ from gptwo.errors import DataError, GptwoError, InvalidRequestError, nearest_nam
 from gptwo.sampling.params import BeamParams, SamplingParams
 
 if TYPE_CHECKING:
-    from gptwo.engine import Piece
     from gptwo.language_model import LanguageModel
 
 HELP = r"""Type a prompt to continue it. A line that begins with a backslash is a command:
@@ -52,11 +50,11 @@ def command(**options: Any) -> None:
     A prompt is a line. Lines that begin with a backslash are commands: \help lists them. Ctrl-C stops the text that
     is being generated, Ctrl-D ends. Prompts may come from a pipe too.
     """
-    with closing(load_model(options)) as model:
-        session = Session(model)
+    with closing(load_model(options)) as model, Interrupts() as interrupts:
+        session = Session(model, interrupts)
         if is_terminal(sys.stdin):
             note(rf"{model.name}: type a prompt, or \help")
-        for line in _lines():
+        for line in _lines(interrupts):
             try:
                 go_on = session.answer(line)
             except KeyboardInterrupt:
@@ -72,9 +70,10 @@ def command(**options: Any) -> None:
 class Session:
     """One model and the parameters that were changed so far."""
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, model: LanguageModel, interrupts: Interrupts) -> None:
         """Start with every parameter at its default."""
         self.model = model
+        self.interrupts = interrupts
         self.changed: dict[str, Any] = {}
 
     def answer(self, line: str) -> bool:
@@ -132,9 +131,10 @@ class Session:
         echo = prompt if is_terminal(sys.stdout) else ""
         if is_streamed(params):
             with streamed(self.model, prompt, params) as pieces:
-                write_stream(timings.watch(_until_interrupted(pieces)), params.n, echo)
+                write_stream(timings.watch(self.interrupts.until_pressed(pieces)), params.n, echo)
         else:
-            completion = self.model.generate(prompt, params)
+            with self.interrupts.allowed():
+                completion = self.model.generate(prompt, params)
             timings.count_at_once(sum(len(choice.token_ids) for choice in completion.choices))
             write_texts(completion, echo)
         note(f"[{timings.line()}]")
@@ -152,19 +152,23 @@ class Session:
             yield f"{'*' if name in self.changed else ' '} {name:<28} {self._value(name)}\n"
 
 
-def _lines() -> Iterator[str]:
+def _lines(interrupts: Interrupts) -> Iterator[str]:
     """The lines of standard input: edited and remembered on a terminal, as they are from a pipe."""
     if sys.stdin is None or sys.stdin.closed:
         raise DataError("standard input is closed, so there are no prompts to read from it")
     if not is_terminal(sys.stdin):
-        for number, line in enumerate(sys.stdin.buffer, 1):
-            yield decoded(line, f"standard input line {number}").rstrip("\r\n")
-        return
+        for number in itertools.count(1):
+            with interrupts.allowed():  # nobody types here: Ctrl-C while waiting ends the process
+                data = sys.stdin.buffer.readline()
+            if not data:
+                return
+            yield decoded(data, f"standard input line {number}").rstrip("\r\n")
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - from now on input() edits the line and remembers those before
     while True:
         try:
-            yield input("> ")
+            with interrupts.allowed():
+                line = input("> ")
         except KeyboardInterrupt:
             write("\n")
         except EOFError:
@@ -172,28 +176,5 @@ def _lines() -> Iterator[str]:
             return
         except UnicodeDecodeError:
             note("gptwo: that line is not UTF-8")
-
-
-def _until_interrupted(pieces: Iterator[Piece]) -> Iterator[Piece]:
-    """The pieces until Ctrl-C, which takes effect between two of them, so that no step of the engine is cut short.
-
-    A second Ctrl-C does not wait.
-    """
-    stopped = threading.Event()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if stopped.is_set():
-            raise KeyboardInterrupt
-        stopped.set()
-
-    if threading.current_thread() is not threading.main_thread():  # only there can a signal be handled
-        yield from pieces
-        return
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        for piece in pieces:
-            yield piece
-            if stopped.is_set():
-                return
-    finally:
-        signal.signal(signal.SIGINT, before)
+        else:
+            yield line

@@ -7,6 +7,7 @@ import importlib.util
 from gptwo.checkpoint import Checkpoint
 from gptwo.decoder.protocol import Decoder
 from gptwo.errors import InvalidRequestError, MissingDependencyError, nearest_name
+from gptwo.options import integer, shown
 
 BACKENDS = ("auto", "reference")
 WEIGHTS = ("auto", "f32", "bf16")
@@ -29,9 +30,8 @@ def open_decoder(
     """
     for name, value, known in (("backend", backend, BACKENDS), ("weights", weights, WEIGHTS)):
         if value not in known:
-            raise InvalidRequestError(f"{name} {value!r} is not known{nearest_name(str(value), known)}", param=name)
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise InvalidRequestError(f"threads is {threads!r}, expected an integer of at least 1", param="threads")
+            raise InvalidRequestError(f"{name} {shown(value)} is not known{nearest_name(str(value), known)}", name)
+    integer(1, optional=True)("threads", threads)
     if importlib.util.find_spec("torch") is None:
         raise MissingDependencyError("running a model needs PyTorch: pip install 'gptwo[torch]'")
     from gptwo.decoder.reference import ReferenceDecoder

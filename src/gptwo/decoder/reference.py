@@ -89,9 +89,9 @@ class ReferenceDecoder:
             wanted = (rows >= start) & (rows < end)
             with torch.inference_mode():
                 output = self._model(
-                    torch.from_numpy(token_ids[start:end])[None].to(self._device),
+                    torch.tensor(token_ids[start:end], device=self._device)[None],
                     past=self._past[number],
-                    rows=torch.from_numpy(rows[wanted] - start).to(self._device),
+                    rows=torch.tensor(rows[wanted] - start, device=self._device),
                     return_past=True,
                 )
             logits[wanted] = output.logits[0].float().cpu().numpy()

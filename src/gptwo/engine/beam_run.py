@@ -66,15 +66,16 @@ class BeamRun:
 
         Example: rows [0, 0, 2] of sequences a, b, c give a, a fork of a, c; b is closed.
         """
-        taken: set[int] = set()
-        handles = []
+        taken: list[int] = []
         for row in rows:
-            handles.append(self._decoder.fork(self._handles[row]) if row in taken else self._handles[row])
-            taken.add(row)
-        for row, handle in enumerate(self._handles):
-            if row not in taken:
-                self._decoder.close(handle)
-        self._handles = handles
+            handle = self._handles[row]
+            if handle in taken:
+                handle = self._decoder.fork(handle)
+                self._handles.append(handle)  # at once, so that it is closed whatever happens next
+            taken.append(handle)
+        for handle in set(self._handles).difference(taken):
+            self._decoder.close(handle)
+        self._handles = taken
 
     def _complete(self) -> list[Event]:
         choices = []

@@ -27,8 +27,8 @@ from gptwo.tokenizer import Tokenizer
 class Engine:
     """Continuous batching over one decoder.
 
-    max_sequences: the most sequences under way at a time. max_prefill_tokens: a step admits new requests until their
-    prompts reach this many tokens. A single request is admitted whatever its size.
+    max_sequences: the most sequences under way at a time; a request that is wider is run when nothing else is.
+    max_prefill_tokens: the prompts that one step begins have at most this many tokens, or are a single one.
     """
 
     def __init__(
@@ -95,17 +95,13 @@ class Engine:
         self._admit()
         if not self._running:
             return []
-        feeds = [run.feeds() for run in self._running]
-        try:
-            logits = self._forward([feed for group in feeds for feed in group])
-        except GptwoError as error:
-            failed, self._running = self._running, []
-            return [self._fail(run, error) for run in failed]
+        answers = self._answers([run.feeds() for run in self._running])
         events: list[Event] = []
-        rows = iter(logits)
-        for run, group in zip(self._running, feeds, strict=True):
+        for run, answer in zip(self._running, answers, strict=True):
             try:
-                events.extend(run.accept(list(itertools.islice(rows, len(group)))))
+                if isinstance(answer, GptwoError):
+                    raise answer
+                events.extend(run.accept(answer))
             except GptwoError as error:
                 run.done = True
                 events.append(self._fail(run, error))
@@ -117,13 +113,25 @@ class Engine:
         tokens = 0
         while self._waiting:
             run = self._waiting[0]
-            length = len(run.request.prompt_ids)
-            fits = held + run.width <= self._max_sequences and tokens + length <= self._max_prefill_tokens
-            if self._running and not fits:
+            length = min(len(run.request.prompt_ids), self._decoder.config.n_positions)
+            too_wide = held + run.width > self._max_sequences
+            too_long = tokens + length > self._max_prefill_tokens
+            if (held and too_wide) or (tokens and too_long):
                 return
             self._running.append(self._waiting.popleft())
             held += run.width
             tokens += length
+
+    def _answers(self, groups: list[list[Feed]]) -> list[list[Floats] | GptwoError]:
+        """For the feeds of each request, the logits (rows, V) of each feed, or why there are none."""
+        try:
+            logits = iter(self._forward([feed for feeds in groups for feed in feeds]))
+        except GptwoError as error:
+            if len(groups) == 1:
+                return [error]
+            # No sequence has changed, so each request can be run alone, and only the one at fault fails.
+            return [answer for feeds in groups for answer in self._answers([feeds])]
+        return [list(itertools.islice(logits, len(feeds))) for feeds in groups]
 
     def _forward(self, feeds: list[Feed]) -> list[Floats]:
         """Run the batch; the logits (rows, V) of each feed."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from gptwo.config import GPTConfig
-from gptwo.errors import ContextLengthError, InvalidRequestError
+from gptwo.errors import ContextLengthError, InvalidRequestError, TokenizerError
 from gptwo.options import is_integer, shown
 from gptwo.sampling import BeamParams, SamplingParams
 from gptwo.tokenizer import Tokenizer
@@ -45,20 +46,23 @@ def make_request(
 ) -> Request:
     """Check a prompt and its parameters against a model.
 
-    An empty prompt becomes the beginning-of-text token, as GPT-2 was trained to begin. Raises InvalidRequestError for
-    what can never be answered, ContextLengthError for more positions than the model has.
+    An empty prompt becomes the beginning-of-text token, as GPT-2 was trained to begin. Where a configuration does not
+    say which token begins or ends a text, it is the tokenizer's end of text.
+    Raises InvalidRequestError for what can never be answered, ContextLengthError for more positions than the model has.
     """
     prompt = check_token_ids(prompt_ids, config.vocab_size)
     if not prompt:
-        if config.bos_token_id is None or config.bos_token_id >= config.vocab_size:
+        first = _known(config.bos_token_id, config, tokenizer)
+        if first is None:
             raise InvalidRequestError("the prompt is empty, and this model has no token to begin with", param="prompt")
-        prompt = (config.bos_token_id,)
+        prompt = (first,)
     params.check_vocabulary(config.vocab_size)
     if isinstance(params, SamplingParams) and params.stop_strings and tokenizer is None:
         raise InvalidRequestError("stop strings need a tokenizer; this model has none", param="stop")
     stop_ids = set(params.stop_token_ids)
-    if config.eos_token_id is not None and not params.ignore_eos:
-        stop_ids.add(config.eos_token_id)
+    last = _known(config.eos_token_id, config, tokenizer)
+    if last is not None and not params.ignore_eos:
+        stop_ids.add(last)
     seed = params.seed if isinstance(params, SamplingParams) else 0
     return Request(
         id=number,
@@ -82,6 +86,14 @@ def check_token_ids(ids: Sequence[int], vocab_size: int) -> tuple[int, ...]:
                 f"token id {shown(token_id)} is out of range: the vocabulary has {vocab_size} tokens", param="prompt"
             )
     return tuple(int(token_id) for token_id in ids)
+
+
+def _known(token_id: int | None, config: GPTConfig, tokenizer: Tokenizer | None) -> int | None:
+    """The token if the vocabulary has it (a configuration that says nothing names GPT-2's), else the tokenizer's."""
+    for candidate in (token_id, None if tokenizer is None else tokenizer.end_of_text_id):
+        if candidate is not None and candidate < config.vocab_size:
+            return candidate
+    return None
 
 
 def _max_tokens(prompt: int, params: SamplingParams | BeamParams, positions: int) -> int:
@@ -124,5 +136,7 @@ def _bad_words(words: Sequence[str | Sequence[int]], tokenizer: Tokenizer | None
             raise InvalidRequestError("bad_words as text need a tokenizer; this model has none", param="bad_words")
         else:
             for form in (word, " " + word.lstrip(" ")):
-                found[tuple(tokenizer.encode(form))] = None
+                # A word that the vocabulary cannot spell is never generated anyway.
+                with contextlib.suppress(TokenizerError):
+                    found[tuple(tokenizer.encode(form))] = None
     return tuple(found)

@@ -42,13 +42,16 @@ class SamplingRun:
         events: list[Event] = []
         if not self._sequences:
             rows = [self._finish_prefill(logits[0])] * self.width
-            self._sequences = [self._first, *(self._fork(index) for index in range(1, self.width))]
+            self._sequences = [self._first]
+            for index in range(1, self.width):
+                self._sequences.append(self._fork(index))
         else:
             rows = [row[-1] for row in logits]
         for sequence, row in zip(self._active(), rows, strict=True):
             if self.request.max_tokens == 0:
                 sequence.finish_reason = "length"
-                piece = Piece(self.request.id, sequence.index, "", finish_reason="length")
+                described = None if self._params.logprobs is None else ()
+                piece = Piece(self.request.id, sequence.index, "", logprobs=described, finish_reason="length")
             else:
                 piece = self._choose(sequence, row)
             if not self._chooses_best:
@@ -92,11 +95,11 @@ class SamplingRun:
 
     def _feed(self, sequence: Sequence) -> Feed:
         assert sequence.handle is not None
-        held = self._decoder.length(sequence.handle)
+        prefill = not self._sequences
+        # A prefill that was interrupted behind its forward pass begins again, for rows that may be wanted.
+        held = 0 if prefill else self._decoder.length(sequence.handle)
         keep, token_ids = sequence.pending(held, self._decoder.config.n_positions)
-        everything = not self._sequences and (
-            self._params.prompt_logprobs is not None or self.request.keep_logits == "all"
-        )
+        everything = prefill and (self._params.prompt_logprobs is not None or self.request.keep_logits == "all")
         rows = range(0 if everything else len(token_ids) - 1, len(token_ids))
         return Feed(sequence.handle, keep, token_ids, rows)
 

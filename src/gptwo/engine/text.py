@@ -12,16 +12,18 @@ class TextAssembler:
 
     Of several stop strings the one that is complete first ends the text (the longest of those that end together), so
     the result does not depend on how the text is cut into tokens. Text that may be the beginning of a stop string is
-    held back until it is known not to be.
+    held back until it is known not to be. Stop strings that are complete while `may_stop` is false are text like any
+    other; one that has only begun by then still counts.
     """
 
     def __init__(self, decoder: IncrementalDecoder, stops: Sequence[str] = (), *, include_stop: bool = False) -> None:
         self._decoder, self._stops, self._include_stop = decoder, tuple(stops), include_stop
         self._held = ""
+        self._searched = 0  # characters of it in which no stop string that counts is complete
         self.stopped_by: str | None = None
 
     def push(self, token_id: int, *, may_stop: bool = True) -> str:
-        """Take a token; the text that is certain now. With `may_stop` false stop strings are text like any other."""
+        """Take a token; the text that is certain now."""
         self._held += self._decoder.push(token_id)
         return self._release(may_stop)
 
@@ -34,17 +36,20 @@ class TextAssembler:
         return released
 
     def _release(self, may_stop: bool) -> str:
-        text, self._held = self._held, ""
-        if not (may_stop and self._stops):
-            return text
-        found = [(text.find(stop) + len(stop), -len(stop), stop) for stop in self._stops if stop in text]
+        text = self._held
+        found = []
+        for stop in self._stops if may_stop else ():
+            start = text.find(stop, max(0, self._searched + 1 - len(stop)))
+            if start >= 0:
+                found.append((start + len(stop), -len(stop), stop))
         if found:
-            end, _, stop = min(found)
-            self.stopped_by = stop
-            return text[: end if self._include_stop else end - len(stop)]
-        kept = max(_overlap(text, stop) for stop in self._stops)
-        self._held = text[len(text) - kept :]
-        return text[: len(text) - kept]
+            end, _, self.stopped_by = min(found)
+            self._held = ""
+            return text[: end if self._include_stop else end - len(self.stopped_by)]
+        self._searched = max((_overlap(text, stop) for stop in self._stops), default=0)
+        certain = len(text) - self._searched
+        self._held = text[certain:]
+        return text[:certain]
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -7,44 +7,18 @@ of these classes is right by construction: whoever holds one need not check it a
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
-from gptwo.errors import InvalidRequestError, nearest_name
-from gptwo.sampling import validation
-from gptwo.sampling.validation import Check, boolean, choice, integer, number, shown, token_biases, token_ids
+from gptwo import options
+from gptwo.errors import InvalidRequestError
+from gptwo.options import boolean, choice, integer, number, option, refuse_unknown_names, shown
+from gptwo.sampling.validation import texts, token_biases, token_ids, words
 
 LARGEST_N = 128
 MOST_STOP_STRINGS = 1024
 MOST_BAD_WORDS = 10_000
-
-Options = TypeVar("Options", bound="LogitsOptions")
-
-
-def option(default: Any, check: Check, help_line: str, *, hashed: bool = True) -> Any:
-    """A dataclass field with one line of documentation and a check."""
-    return dataclasses.field(
-        default=default, hash=None if hashed else False, metadata={"help": help_line, "check": check}
-    )
-
-
-def refuse_unknown_names(cls: type[Options]) -> type[Options]:
-    """Make a dataclass answer an unknown keyword with the name that was probably meant, not with a TypeError."""
-    init: Callable[..., None] = cls.__init__
-
-    @functools.wraps(init)
-    def checked_init(self: Options, *args: Any, **values: Any) -> None:
-        known = cls.field_help()
-        for name in values:
-            if name not in known:
-                hint = nearest_name(name, known)
-                raise InvalidRequestError(f"{cls.__name__} has no parameter {shown(name)}{hint}", param=name)
-        init(self, *args, **values)
-
-    cls.__init__ = checked_init  # type: ignore[assignment]
-    return cls
 
 
 @refuse_unknown_names
@@ -86,15 +60,13 @@ class LogitsOptions:
         None, token_ids(optional=True), "Only these token ids may be chosen; none allows all."
     )
     bad_words: Sequence[str | Sequence[int]] = option(
-        (), validation.words(MOST_BAD_WORDS), "Words, or lists of token ids, that are never generated."
+        (), words(MOST_BAD_WORDS), "Words, or lists of token ids, that are never generated."
     )
     stop_token_ids: Sequence[int] = option((), token_ids(), "Token ids that end the text, beside the end of text.")
     ignore_eos: bool = option(False, boolean, "Go on after the end of text token.")
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = field.metadata["check"](field.name, getattr(self, field.name))
-            object.__setattr__(self, field.name, value)
+        options.check_options(self)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise InvalidRequestError(
                 f"min_tokens is {self.min_tokens}, expected at most max_tokens, which is {self.max_tokens}",
@@ -104,7 +76,7 @@ class LogitsOptions:
     @classmethod
     def field_help(cls) -> dict[str, str]:
         """The names of the parameters, in order, and one line about each."""
-        return {field.name: field.metadata["help"] for field in dataclasses.fields(cls)}
+        return options.field_help(cls)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -171,7 +143,7 @@ class SamplingParams(LogitsOptions):
         "Draw from tokens about as surprising as expected, whose probabilities reach this sum; 1 is off.",
     )
     stop: str | Sequence[str] | None = option(
-        None, validation.texts(MOST_STOP_STRINGS), "Strings that end the text where they first occur in it."
+        None, texts(MOST_STOP_STRINGS), "Strings that end the text where they first occur in it."
     )
     include_stop_str_in_output: bool = option(False, boolean, "Keep the stop string at the end of the text.")
     seed: int | None = option(

@@ -63,7 +63,8 @@ def apply_top_p(logits: Logits, top_p: float) -> Logits:
     # only the others have to be sorted. The factor covers the rounding of the sum.
     worth_sorting = probabilities > (1.0 - top_p) / len(ids) * (1.0 - 1e-6)
     ids, probabilities = ids[worth_sorting], probabilities[worth_sorting]
-    order = np.argsort(-probabilities, kind="stable")
+    # By logits: two that differ may have the same probability after rounding, and the likelier one comes first.
+    order = np.argsort(-logits[ids], kind="stable")
     return _keep(logits, ids[order[: _reaching(probabilities[order], top_p)]])
 
 

@@ -1,79 +1,15 @@
-"""Checks of one parameter's value: each returns it in its normal form, or says what was expected instead.
-
-A check is a function of (name, value). It raises InvalidRequestError with `param` set to the name. Numbers of numpy
-count as numbers; booleans never do.
-"""
+"""Checks of the parameters that only sampling has: token ids, biases, stop strings, words. `options` has the others."""
 
 from __future__ import annotations
 
-import math
-import reprlib
-from collections.abc import Callable, Collection, Mapping
-from numbers import Integral, Real
-from typing import Any, NoReturn
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from gptwo.errors import InvalidRequestError
+from gptwo.options import LARGEST_INTEGER, Check, finite, is_integer, refuse, shown
 
-Check = Callable[[str, Any], Any]
-
-LARGEST_INTEGER = 2**31 - 1
 LARGEST_BIAS = 100.0
 LONGEST_TEXT = 4096
-
-_short = reprlib.Repr()
-_short.maxstring = _short.maxother = 60
-
-
-def integer(minimum: int, maximum: int = LARGEST_INTEGER, *, optional: bool = False) -> Check:
-    """An integer from minimum to maximum, or None where that is allowed."""
-    expected = f"an integer from {minimum} to {maximum}" + (" or none" if optional else "")
-
-    def check(name: str, value: Any) -> int | None:
-        if value is None and optional:
-            return None
-        if not _is_integer(value) or not minimum <= value <= maximum:
-            refuse(name, value, expected)
-        return int(value)
-
-    return check
-
-
-def number(minimum: float, maximum: float = math.inf, *, above_minimum: bool = False) -> Check:
-    """A finite number from minimum (with above_minimum: from above it) to maximum, as float."""
-    if maximum == math.inf:
-        expected = f"a finite number of {minimum:g} or more"
-    elif above_minimum:
-        expected = f"a number above {minimum:g}, up to {maximum:g}"
-    else:
-        expected = f"a number from {minimum:g} to {maximum:g}"
-
-    def check(name: str, value: Any) -> float:
-        amount = _finite(value)
-        if amount is None or not minimum <= amount <= maximum or (above_minimum and amount == minimum):
-            refuse(name, value, expected)
-        return amount
-
-    return check
-
-
-def boolean(name: str, value: Any) -> bool:
-    """True or false, and nothing that merely counts as one."""
-    if not isinstance(value, bool):
-        refuse(name, value, "true or false")
-    return value
-
-
-def choice(*choices: bool | str) -> Check:
-    """One of a few values, of the same type: 1 is not True."""
-    expected = "one of " + ", ".join(repr(c) for c in choices)
-
-    def check(name: str, value: Any) -> bool | str:
-        for known in choices:
-            if type(value) is type(known) and value == known:
-                return known
-        refuse(name, value, expected)
-
-    return check
 
 
 def token_ids(*, optional: bool = False) -> Check:
@@ -108,7 +44,7 @@ def token_biases(name: str, value: Any) -> dict[int, float] | None:
             )
         if token_id in biases:
             raise InvalidRequestError(f"{name} has token {token_id} twice, as a number and as text", param=name)
-        amount = _finite(bias)
+        amount = finite(bias)
         if amount is None or abs(amount) > LARGEST_BIAS:
             raise InvalidRequestError(
                 f"{name} gives token {token_id} the bias {shown(bias)}, "
@@ -157,45 +93,12 @@ def words(most: int) -> Check:
     return check
 
 
-def refuse(name: str, value: object, expected: str) -> NoReturn:
-    """Raise the error of a value that is not what was expected."""
-    raise InvalidRequestError(f"{name} is {shown(value)}, expected {expected}", param=name)
-
-
-def shown(value: object) -> str:
-    """A value on one line for a message, however large or hostile it is."""
-    # Python refuses to print an integer of thousands of digits.
-    if isinstance(value, int) and abs(value) >= 10**40:
-        return "an integer of over 40 digits"
-    try:
-        text = _short.repr(value)
-    except Exception:  # noqa: BLE001 - the repr of a foreign object may fail in any way, its type still says something
-        text = f"a {type(value).__name__}"
-    text = " ".join(text.split())
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
 def _is_token_id(value: Any) -> bool:
-    return _is_integer(value) and 0 <= value <= LARGEST_INTEGER
+    return is_integer(value) and 0 <= value <= LARGEST_INTEGER
 
 
 def _is_collection(value: object) -> bool:
     return isinstance(value, Collection) and not isinstance(value, (str, bytes, bytearray, Mapping))
-
-
-def _finite(value: Any) -> float | None:
-    """The value as a finite float, or None if it is none."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
 
 
 def _token_ids(name: str, value: Any) -> tuple[int, ...]:

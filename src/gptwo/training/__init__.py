@@ -1,1 +1,1 @@
-"""training"""
+"""Training: texts to token shards (`prepare`), and shards to a transformers directory (`trainer`)."""

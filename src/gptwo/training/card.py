@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 from pathlib import Path
 
 from gptwo.config import GPTConfig
@@ -22,13 +23,13 @@ tags:
 
 def train_command(data: Path, out: Path, config: TrainConfig) -> str:
     """The command that makes the same run: the settings that differ from the defaults."""
-    flags = [f"--data {data}", f"--out {out}"]
+    words = ["gptwo", "train", "--data", str(data), "--out", str(out)]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if value != field.default:
-            flag = "--" + field.name.replace("_", "-")
-            flags.append(flag if value is True else f"{flag} {value}")
-    return "gptwo train " + " ".join(flags)
+            words.append("--" + field.name.replace("_", "-"))
+            words += [] if value is True else [str(value)]
+    return shlex.join(words)
 
 
 def model_card(

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import re
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from gptwo.checkpoint import resolve
 from gptwo.errors import DataError, InvalidRequestError
 from gptwo.files import replace_file
+from gptwo.options import finite
 from gptwo.tokenizer import Tokenizer
 from gptwo.training.shards import ShardHeader, read_shard, write_shard
 
-# Texts are encoded in pieces of about this many characters, cut at line ends, so that progress shows and memory stays
-# small. A line end is where GPT-2's tokenizer cuts too, except inside a run of blank: those are kept whole.
 PIECE_CHARACTERS = 1 << 18
+LARGEST_BPE = 1_000_000  # the trainer sets memory aside for as many, found or not
 
 DESCRIPTION = "data.json"
+TOKENIZER = "tokenizer"
+TRAIN, VAL = "train.bin", "val.bin"
+
+# Where a text may be cut (see `pieces`). The second place is for scripts that have few spaces.
+_BEFORE_A_SPACE = re.compile(r"(?= \S)")
+_BEHIND_A_LINE = re.compile(r"(?<=\S\n)(?=\S)")
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class PreparedData:
             raise DataError(f"{path}: cannot be read ({error.strerror}); make the data with 'gptwo prepare'") from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(f"{path}: is broken; make the data again with 'gptwo prepare'") from error
-        headers = [read_shard(directory / name)[0] for name in ("train.bin", "val.bin")]
+        headers = [read_shard(directory / name).header for name in (TRAIN, VAL)]
         return cls(directory, texts, command, *headers)
 
 
@@ -59,52 +65,62 @@ def prepare(
 ) -> PreparedData:
     """Encode text files, the last part of them for validation.
 
-    texts: files in UTF-8, read in order, `<|endoftext|>` between them. tokenizer: `gpt2` (from the hub, or its cache),
-    `char` (one token a character), `bpe:SIZE` (trained on the training part), or a directory or file that holds one.
-    val_fraction: the share of characters, from the end, that is kept for validation. progress: told the share done.
+    texts: files in UTF-8, read in order, `<|endoftext|>` between them; in their text it is plain text. tokenizer:
+    `gpt2` (from the hub, or its cache), `char` (one token a character), `bpe:SIZE` (trained on the training part), or a
+    directory, file or name of a model that holds one. val_fraction: the share of characters, from the end, that is kept
+    for validation. progress: told the share done.
 
-    Raises DataError for a file that cannot be read or holds no text, InvalidRequestError for a wrong argument.
+    Raises DataError for a file that cannot be read or written or holds no text, InvalidRequestError for a wrong
+    argument, and what loading a tokenizer raises.
     """
-    if not 0.0 <= val_fraction < 1.0:
+    share = finite(val_fraction)
+    if share is None or not 0.0 <= share < 1.0:
         raise InvalidRequestError(f"val_fraction is {val_fraction}, expected 0 to below 1", param="val_fraction")
     documents = [read_text(path) for path in texts]
-    train_texts, val_texts = split_at_the_end(documents, val_fraction)
-    used = choose_tokenizer(tokenizer, train_texts, train_texts + val_texts)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{out}: cannot be made ({error.strerror})") from error
-    total = sum(len(text) for text in train_texts + val_texts)
+    train_texts, val_texts = split_at_the_end(documents, share)
+    used = choose_tokenizer(tokenizer, train_texts, documents)
+    if len(documents) > 1 and used.end_of_text_id is None:
+        raise InvalidRequestError(
+            f"tokenizer {tokenizer} has no <|endoftext|> to stand between {len(documents)} texts; "
+            "join them to one, or choose another tokenizer",
+            param="tokenizer",
+        )
+    total = sum(map(len, documents))
     done = 0
 
-    def shard(name: str, parts: Sequence[str]) -> ShardHeader:
+    def encoded(parts: Sequence[str]) -> Iterator[list[int]]:
         nonlocal done
-        ids: list[int] = []
         for index, text in enumerate(parts):
             if index and used.end_of_text_id is not None:
-                ids.append(used.end_of_text_id)
+                yield [used.end_of_text_id]
             for piece in pieces(text):
-                ids.extend(used.encode(piece))
+                yield used.encode(piece)
                 done += len(piece)
                 progress(done / total)
+
+    def shard(name: str, parts: Sequence[str]) -> ShardHeader:
         return write_shard(
             out / name,
-            np.array(ids, dtype=np.uint32),
-            characters=sum(len(text) for text in parts),
+            encoded(parts),
+            characters=sum(map(len, parts)),
             vocab_size=used.vocab_size,
             tokenizer=used.fingerprint,
         )
 
-    # The description comes last: where it is, everything is.
-    (out / DESCRIPTION).unlink(missing_ok=True)
-    used.save(out / "tokenizer")
-    headers = shard("train.bin", train_texts), shard("val.bin", val_texts)
-    names = " ".join(path.name for path in texts)
-    command = f"gptwo prepare {names} --out {out} --tokenizer {tokenizer} --val-fraction {val_fraction}"
-    prepared = PreparedData(out, tuple(path.name for path in texts), command, *headers)
-    with replace_file(out / DESCRIPTION) as file:
-        file.write((json.dumps({"texts": prepared.texts, "command": command}, indent=2) + "\n").encode())
-    return prepared
+    names = [path.name for path in texts]
+    words = ["gptwo", "prepare", *names, "--out", str(out), "--tokenizer", tokenizer, "--val-fraction", str(share)]
+    command = shlex.join(words)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        # The description goes first and comes last: where it is, everything is, and belongs together.
+        (out / DESCRIPTION).unlink(missing_ok=True)
+        used.save(out / TOKENIZER)
+        headers = shard(TRAIN, train_texts), shard(VAL, val_texts)
+        with replace_file(out / DESCRIPTION) as file:
+            file.write((json.dumps({"texts": names, "command": command}, indent=2) + "\n").encode())
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written ({error.strerror})") from error
+    return PreparedData(out, tuple(names), command, *headers)
 
 
 def read_text(path: Path) -> str:
@@ -114,7 +130,7 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text (byte {error.start})") from error
+        raise DataError(f"{path}: not UTF-8 text (byte {error.start}); convert it first") from error
     if not text:
         raise DataError(f"{path}: holds no text")
     return text
@@ -126,7 +142,7 @@ def split_at_the_end(documents: Sequence[str], val_fraction: float) -> tuple[lis
     Example: (["abcd", "efgh"], 0.25) gives (["abcd", "ef"], ["gh"]).
     """
     total = sum(len(text) for text in documents)
-    left = total - int(total * val_fraction)
+    left = max(1, total - int(total * val_fraction))
     train, val = [], []
     for text in documents:
         if head := text[:left]:
@@ -143,25 +159,33 @@ def choose_tokenizer(name: str, train_texts: Sequence[str], all_texts: Sequence[
         return Tokenizer.characters(all_texts)
     if name.startswith("bpe:"):
         size = name.removeprefix("bpe:")
-        if not size.isdecimal():
-            raise InvalidRequestError(f"tokenizer is {name!r}, expected a number after 'bpe:'", param="tokenizer")
+        if not (size.isascii() and size.isdecimal() and len(size) < 10 and 257 <= int(size) <= LARGEST_BPE):
+            raise InvalidRequestError(
+                f"tokenizer is {name!r}, expected a size from 257 to {LARGEST_BPE} after 'bpe:'", param="tokenizer"
+            )
         return Tokenizer.train(train_texts, int(size))
-    return Tokenizer.load(resolve(name))
+    return Tokenizer.load(resolve(name, progress=True))
 
 
-def pieces(text: str) -> list[str]:
-    """Cut a text behind line ends into pieces that encode, one by one, to what the whole would.
+def pieces(text: str) -> Iterator[str]:
+    """Cut a text into pieces of about PIECE_CHARACTERS that encode, one by one, to what the whole would.
 
-    GPT-2's pattern keeps a run of white space together but for its last character, so a cut is made only between a
-    line end and a character that is no white space. A short text is one piece.
+    So progress shows and memory stays small. GPT-2's pattern takes a run of white space but for its last character as
+    one word, and that last one with what follows if it is a space. A text may thus be cut before a space that something
+    else than white space follows, or, where no space is near, behind a line end that stands alone.
+    Example: "a  b" may become "a " and " b", but not "a  " and "b".
+    Source: Radford et al. 2019, the expression of the released encoder.
     """
-    cut: list[str] = []
     start = 0
     while len(text) - start > PIECE_CHARACTERS:
-        end = start + PIECE_CHARACTERS
-        while end < len(text) and not (text[end - 1] == "\n" and not text[end].isspace()):
-            end += 1
-        cut.append(text[start:end])
-        start = end
-    cut.append(text[start:])
-    return cut
+        least = start + PIECE_CHARACTERS
+        place = (
+            _BEFORE_A_SPACE.search(text, least, least + PIECE_CHARACTERS)
+            or _BEHIND_A_LINE.search(text, least)
+            or _BEFORE_A_SPACE.search(text, least)
+        )
+        if place is None:
+            break
+        yield text[start : place.start()]
+        start = place.start()
+    yield text[start:]

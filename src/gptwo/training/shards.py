@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 
 @dataclass(frozen=True)
 class ShardHeader:
-    """What a shard says of itself."""
+    """What a shard says of itself. Raises ValueError for values that cannot be true."""
 
     dtype: str
     """uint16 or uint32."""
@@ -41,47 +42,108 @@ class ShardHeader:
     """Of the bytes after the header."""
     format: str = FORMAT
 
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if type(value).__name__ != field.type or (isinstance(value, int) and value < 0):
+                raise ValueError(f"{field.name} is no {field.type}")
+        if self.format != FORMAT or self.dtype != dtype_for(self.vocab_size):
+            raise ValueError("another format")
+        if self.count and not self.characters:
+            raise ValueError("tokens of no text")
 
-def write_shard(path: Path, ids: npt.NDArray[Any], *, characters: int, vocab_size: int, tokenizer: str) -> ShardHeader:
-    """Write ids (N,) as a shard, whole or not at all. Raises DataError if the file cannot be written."""
-    data = ids.astype("<u2" if vocab_size <= 2**16 else "<u4").tobytes()
-    dtype = "uint16" if vocab_size <= 2**16 else "uint32"
-    header = ShardHeader(dtype, len(ids), characters, vocab_size, tokenizer, hashlib.sha256(data).hexdigest())
-    text = json.dumps(asdict(header)).encode()
+
+def dtype_for(vocab_size: int) -> str:
+    """The type of the ids of a vocabulary: the smaller of the two that holds them."""
+    return "uint16" if vocab_size <= 2**16 else "uint32"
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """A shard that is open for reading."""
+
+    path: Path
+    header: ShardHeader
+    tokens: Tokens
+    """A read-only memory map (N,): what is not asked for is not read."""
+
+    def __len__(self) -> int:
+        return self.header.count
+
+    def window(self, start: int, length: int) -> npt.NDArray[np.int64]:
+        """`length` ids from position `start` on, fewer at the end, int64.
+
+        Raises DataError, naming the file, for an id beyond the vocabulary: a model would crash on it.
+        """
+        ids = self.tokens[start : start + length].astype(np.int64)
+        if ids.size and ids.max() >= self.header.vocab_size:
+            place = start + int(np.argmax(ids >= self.header.vocab_size))
+            raise DataError(
+                f"{self.path}: token {place} is {self.tokens[place]}, the vocabulary has {self.header.vocab_size}; "
+                "make it again with 'gptwo prepare'"
+            )
+        return ids
+
+
+def write_shard(
+    path: Path, chunks: Iterable[npt.ArrayLike], *, characters: int, vocab_size: int, tokenizer: str
+) -> ShardHeader:
+    """Write ids as a shard, whole or not at all.
+
+    chunks: ids, one after another, each (N,) of any integer type. Raises DataError if the file cannot be written, and
+    ValueError for an id that the vocabulary does not have.
+    """
+    dtype, digest, count = dtype_for(vocab_size), hashlib.sha256(), 0
     try:
         with replace_file(path) as file:
-            file.write(text.ljust(HEADER_BYTES - 1) + b"\n")
-            file.write(data)
+            file.write(b" " * HEADER_BYTES)
+            for chunk in chunks:
+                ids = np.asarray(chunk, dtype=np.int64)
+                if ids.size and not 0 <= ids.min() <= ids.max() < vocab_size:
+                    raise ValueError(f"ids from {ids.min()} to {ids.max()} for a vocabulary of {vocab_size}")
+                data = ids.astype(np.dtype(dtype).newbyteorder("<")).tobytes()
+                digest.update(data)
+                file.write(data)
+                count += ids.size
+            header = ShardHeader(dtype, count, characters, vocab_size, tokenizer, digest.hexdigest())
+            file.seek(0)
+            file.write(json.dumps(asdict(header)).encode().ljust(HEADER_BYTES - 1) + b"\n")
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from error
     return header
 
 
-def read_shard(path: Path, *, verify: bool = False) -> tuple[ShardHeader, Tokens]:
-    """The header, and the ids as a read-only memory map (N,).
+def read_shard(path: Path, *, verify: bool = False) -> Shard:
+    """Open a shard, whose ids stay on the disk until they are asked for.
 
     Raises DataError, naming the file, if it is absent, not a shard, or of another length than its header says; with
-    `verify` also if the ids are not those that were written.
+    `verify`, which reads it all, also if the ids are not those that were written.
     """
     try:
         with path.open("rb") as file:
-            text = file.read(HEADER_BYTES)
-        values = json.loads(text)
-        if values["format"] != FORMAT or values["dtype"] not in ("uint16", "uint32") or values["count"] < 0:
-            raise ValueError
-        header = ShardHeader(**values)
-        size = path.stat().st_size
+            header = _parse_header(file.read(HEADER_BYTES))
+            size = file.seek(0, 2)
+            expected = HEADER_BYTES + header.count * np.dtype(header.dtype).itemsize
+            if size != expected:
+                raise DataError(
+                    f"{path}: has {size} bytes, its header says {expected}; make it again with 'gptwo prepare'"
+                )
+            dtype = np.dtype(header.dtype).newbyteorder("<")
+            tokens: Tokens = np.empty(0, dtype=dtype)  # no system maps nothing
+            if header.count:
+                tokens = np.memmap(file, dtype=dtype, mode="r", offset=HEADER_BYTES, shape=(header.count,))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: not a token shard; make one with 'gptwo prepare'") from error
-    expected = HEADER_BYTES + header.count * np.dtype(header.dtype).itemsize
-    if size != expected:
-        raise DataError(f"{path}: has {size} bytes, its header says {expected}; make it again with 'gptwo prepare'")
-    dtype = np.dtype(header.dtype).newbyteorder("<")
-    if header.count == 0:
-        return header, np.empty(0, dtype=dtype)
-    ids = np.memmap(path, dtype=dtype, mode="r", offset=HEADER_BYTES, shape=(header.count,))
-    if verify and hashlib.sha256(ids.tobytes()).hexdigest() != header.sha256:
+    if verify and hashlib.sha256(tokens.data).hexdigest() != header.sha256:
         raise DataError(f"{path}: its bytes are not those that were written; make it again with 'gptwo prepare'")
-    return header, ids
+    return Shard(path, header, tokens)
+
+
+def _parse_header(text: bytes) -> ShardHeader:
+    """The header, or ValueError or TypeError."""
+    values: Any = json.loads(text)
+    if not isinstance(values, dict) or "format" not in values:
+        raise ValueError("no header")
+    return ShardHeader(**values)

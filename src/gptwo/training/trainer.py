@@ -10,7 +10,6 @@ B batch, T block size, V vocabulary.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -24,17 +23,17 @@ from torch.nn import functional as F
 
 from gptwo.checkpoint import load_checkpoint, save_checkpoint
 from gptwo.config import GPTConfig
-from gptwo.errors import DataError, NumericalError, TrainingError
-from gptwo.files import replace_file
+from gptwo.errors import DataError, InvalidRequestError, NumericalError, TrainingError
 from gptwo.model import GPT2
 from gptwo.tokenizer import Tokenizer
+from gptwo.training import run_directory
 from gptwo.training.card import model_card
 from gptwo.training.config import TrainConfig
-from gptwo.training.loader import Batch, BatchLoader, validation_windows
+from gptwo.training.loader import Batch, BatchLoader, validation_batches
 from gptwo.training.optimizer import learning_rate, make_optimizer
-from gptwo.training.prepare import PreparedData
-from gptwo.training.run_checkpoint import newest_run_checkpoint, save_run_checkpoint
-from gptwo.training.shards import ShardHeader, read_shard
+from gptwo.training.prepare import TOKENIZER, TRAIN, VAL, PreparedData
+from gptwo.training.run_checkpoint import newest_run_checkpoint, run_checkpoints, save_run_checkpoint
+from gptwo.training.shards import read_shard
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,7 @@ class StepReport:
     """Mean cross-entropy of the step's tokens, in nats."""
     lr: float
     grad_norm: float
+    """Of all gradients together, before clipping."""
     epoch: float
     tokens_per_second: float
     val_loss: float | None = None
@@ -67,6 +67,7 @@ class TrainResult:
     best_val_loss: float | None
     best_val_nats_per_character: float | None
     resumed_from: int
+    """Steps that were done before; as many as `steps` if the run was complete, and nothing was done now."""
 
 
 def train(
@@ -74,35 +75,58 @@ def train(
 ) -> TrainResult:
     """Train on what `gptwo prepare` left in `data`, and leave the model in `out/model`.
 
-    Goes on from the newest checkpoint in `out`, if there is one. `on_step` is told of each step.
-    Raises DataError, TrainingError, CheckpointError, and NumericalError if the loss is no longer a number.
+    Goes on from the newest checkpoint in `out`, if there is one. `on_step` is told of each step; whatever it raises
+    ends the run, after a checkpoint of that step.
+
+    Raises DataError, TrainingError, CheckpointError or ConfigError, each with one sentence that says what to do,
+    InvalidRequestError for a device that is not there, and NumericalError if the loss is no longer a number.
     """
-    run = _Run(data, out, config)
-    with _only_one(out):
-        run.remember_config()
-        return run.run(on_step)
+    with _enough_memory():
+        run = _Run(data, out, config)
+        with run_directory.only_one(out):
+            identity = {
+                "data_sha256": run.train_shard.header.sha256,
+                "val_sha256": run.val_shard.header.sha256,
+            }
+            run_directory.remember_settings(out, {**config.to_dict(), **identity}, TrainConfig().to_dict())
+            run_directory.clear_leftovers(out)
+            return run.run(on_step)
 
 
 class _Run:
     def __init__(self, data: Path, out: Path, config: TrainConfig) -> None:
         self.data, self.out, self.config = PreparedData.load(data), out, config
-        self.tokenizer = Tokenizer.load(data / "tokenizer")
-        self.train_header, train_tokens = read_shard(data / "train.bin")
-        self.val_header, val_tokens = read_shard(data / "val.bin")
-        for name, header in (("train.bin", self.train_header), ("val.bin", self.val_header)):
-            if header.tokenizer != self.tokenizer.fingerprint:
-                raise DataError(f"{data / name}: was not made with the tokenizer in {data / 'tokenizer'}")
+        self.tokenizer = Tokenizer.load(data / TOKENIZER)
+        self.train_shard, self.val_shard = read_shard(data / TRAIN), read_shard(data / VAL)
+        for shard in (self.train_shard, self.val_shard):
+            if shard.header.tokenizer != self.tokenizer.fingerprint:
+                raise DataError(f"{shard.path}: was not made with the tokenizer in {data / TOKENIZER}")
         self.loader = BatchLoader(
-            train_tokens, block_size=config.block_size, batch_size=config.batch_size, seed=config.seed
+            self.train_shard, block_size=config.block_size, batch_size=config.batch_size, seed=config.seed
         )
-        self.validation = _batched(validation_windows(val_tokens, config.block_size), config.batch_size)
-        self.model = self._first_model().to(config.device)
+        model = self._first_model()
+        for shard in (self.train_shard, self.val_shard):
+            if shard.header.vocab_size > model.config.vocab_size:
+                raise DataError(
+                    f"{shard.path}: its vocabulary has {shard.header.vocab_size} tokens, the model's "
+                    f"{model.config.vocab_size}; prepare the data with the model's tokenizer"
+                )
+        try:
+            self.model = model.to(config.device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise InvalidRequestError(f"device {config.device!r} cannot be used: {reason}", param="device") from error
         self.optimizer = make_optimizer(self.model, config)
         self.best = math.inf
         self.seconds = 0.0
 
+    @property
+    def validates(self) -> bool:
+        """Whether there is a token to predict in the validation data."""
+        return len(self.val_shard) > 1
+
     def _first_model(self) -> GPT2:
-        config, eot = self.config, self.tokenizer.end_of_text_id
+        config, end = self.config, self.tokenizer.end_of_text_id
         attn_dropout = config.dropout if config.attn_dropout is None else config.attn_dropout
         dropout: dict[str, Any] = {
             "embd_pdrop": config.dropout,
@@ -116,81 +140,75 @@ class _Run:
                 n_embd=config.n_embd or 384,
                 n_layer=config.n_layer or 6,
                 n_head=config.n_head or 6,
-                bos_token_id=eot,
-                eos_token_id=eot,
+                bos_token_id=end,
+                eos_token_id=end,
                 **dropout,
             )
             return GPT2(shape).initialize(torch.Generator().manual_seed(config.seed))
-        start = load_checkpoint(config.init)
+        start = load_checkpoint(config.init, progress=True)
         if config.block_size > start.config.n_positions:
             raise TrainingError(
-                f"block_size is {config.block_size}; {config.init} has {start.config.n_positions} positions"
+                f"block_size is {config.block_size}, and {config.init} has {start.config.n_positions} positions; "
+                "choose at most as many"
             )
-        if self.tokenizer.vocab_size > start.config.vocab_size:
+        if start.tokenizer_path is not None and not _same_ids(Tokenizer.load(start.tokenizer_path), self.tokenizer):
             raise TrainingError(
-                f"the data's vocabulary has {self.tokenizer.vocab_size} tokens, that of {config.init} "
-                f"{start.config.vocab_size}: prepare the data with the model's tokenizer"
+                f"the data in {self.data.directory} was not prepared with the tokenizer of {config.init}; "
+                f"prepare it with --tokenizer {config.init}"
             )
-        if start.tokenizer_path is not None:
-            fingerprint = Tokenizer.load(start.tokenizer_path).fingerprint
-            if fingerprint != self.tokenizer.fingerprint:
-                raise TrainingError(f"the data was not prepared with the tokenizer of {config.init}")
         arrays = {name: tensor.float32() for name, tensor in start.tensors.items()}
         return GPT2.from_arrays(start.config.replace(**dropout), arrays)
 
-    def remember_config(self) -> None:
-        """Write the settings beside the run, or hold them against those that it was started with."""
-        path = self.out / "train.json"
-        settings = {**self.config.to_dict(), "data_sha256": self.train_header.sha256}
-        if not path.exists():
-            with replace_file(path) as file:
-                file.write((json.dumps(settings, indent=2) + "\n").encode())
-            return
-        try:
-            before = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise TrainingError(f"{path}: cannot be read; choose another --out") from error
-        for name, value in settings.items():
-            if before.get(name) != value:
-                raise TrainingError(
-                    f"{self.out} was started with {name} {before.get(name)!r}, not {value!r}; "
-                    "give the same settings to go on, or another --out to start afresh"
-                )
-
     def run(self, on_step: Callable[[StepReport], None]) -> TrainResult:
-        config = self.config
+        """All the steps that are still to be made."""
         first = self._resume()
-        model = torch.compile(self.model) if config.compile else self.model
-        with _metrics(self.out / "metrics.jsonl", first) as write_metrics:
-            for step in range(first, config.steps):
-                started = time.perf_counter()
-                loss, norm = self._step(model, step)
-                took = time.perf_counter() - started
-                self.seconds += took
-                tokens = config.batch_size * config.grad_accumulation * config.block_size
-                report = StepReport(
-                    step=step + 1,
-                    loss=loss,
-                    lr=learning_rate(step, config),
-                    grad_norm=norm,
-                    epoch=self.loader.epochs((step + 1) * config.grad_accumulation),
-                    tokens_per_second=tokens / took,
-                    **self._evaluate_if_due(model, step + 1),
-                )
-                if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
-                    self._save(step + 1)
-                write_metrics(report)
-                on_step(report)
-        if not self.validation:
-            self._save_model(config.steps)
-        best = None if math.isinf(self.best) else self.best
+        if first < self.config.steps:
+            with run_directory.metrics(self.out, first) as write_metrics:
+                self._steps(first, lambda report: write_metrics(report.to_dict()), on_step)
         return TrainResult(
-            model=self.out / "model",
-            steps=config.steps,
-            best_val_loss=best,
-            best_val_nats_per_character=None if best is None else best * _tokens_per_character(self.val_header),
+            model=self.out / run_directory.MODEL,
+            steps=max(first, self.config.steps),
+            best_val_loss=self._best(),
+            best_val_nats_per_character=self._per_character(self._best()),
             resumed_from=first,
         )
+
+    def _steps(
+        self, first: int, write_metrics: Callable[[StepReport], None], on_step: Callable[[StepReport], None]
+    ) -> None:
+        config = self.config
+        tokens = config.batch_size * config.grad_accumulation * config.block_size
+        model = torch.compile(self.model) if config.compile else self.model
+        for step in range(first, config.steps):
+            started = time.perf_counter()
+            loss, norm = self._step(model, step)
+            took = time.perf_counter() - started
+            self.seconds += took
+            done = step + 1
+            val_loss = None
+            if self.validates and (done % config.eval_every == 0 or done == config.steps):
+                val_loss = self._evaluate(model, done)
+            report = StepReport(
+                step=done,
+                loss=loss,
+                lr=learning_rate(step, config),
+                grad_norm=norm,
+                epoch=self.loader.epochs(done * config.grad_accumulation),
+                tokens_per_second=tokens / took,
+                val_loss=val_loss,
+                val_nats_per_character=self._per_character(val_loss),
+            )
+            # The checkpoint comes last: where it is, the metrics and the model of its step are.
+            write_metrics(report)
+            due = done % config.save_every == 0 or done == config.steps
+            if due:
+                self._save(done)
+            try:
+                on_step(report)
+            except BaseException:
+                if not due:
+                    self._save(done)
+                raise
 
     def _step(self, model: Callable[..., Any], step: int) -> tuple[float, float]:
         """One optimizer step: the mean loss, and the gradient's norm before clipping."""
@@ -206,10 +224,7 @@ class _Run:
             total += loss.item() / config.grad_accumulation
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip or math.inf).item()
         if not (math.isfinite(total) and math.isfinite(norm)):
-            raise NumericalError(
-                f"the loss is {total} and the gradient's norm {norm} at step {step + 1}: the run stops; "
-                f"its newest checkpoint in {self.out / 'checkpoints'} is good. A lower --lr may help"
-            )
+            raise self._diverged(f"the loss is {total} and the gradient's norm {norm}", step + 1)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return total, norm
@@ -222,40 +237,50 @@ class _Run:
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction=reduction)
 
     @torch.no_grad()
-    def _evaluate_if_due(self, model: Callable[..., Any], step: int) -> dict[str, float]:
-        """The validation loss, if it is time for it; the model is saved when it is the best so far."""
-        due = step % self.config.eval_every == 0 or step == self.config.steps
-        if not (due and self.validation):
-            return {}
+    def _evaluate(self, model: Callable[..., Any], step: int) -> float:
+        """The validation loss in nats per token; the model is saved when it is the best so far."""
+        config = self.config
         self.model.eval()
-        nats = sum(self._loss(model, batch, "sum").item() for batch in self.validation)
-        loss = nats / sum(targets.size for _, targets in self.validation)
+        batches = validation_batches(self.val_shard, block_size=config.block_size, batch_size=config.batch_size)
+        loss = sum(self._loss(model, batch, "sum").item() for batch in batches) / (len(self.val_shard) - 1)
+        if not math.isfinite(loss):
+            raise self._diverged(f"the validation loss is {loss}", step)
         if loss < self.best:
             self.best = loss
             self._save_model(step)
-        return {"val_loss": loss, "val_nats_per_character": loss * _tokens_per_character(self.val_header)}
+        return loss
 
     def _resume(self) -> int:
         """Load the newest checkpoint, if there is one; the number of steps that it has behind it."""
-        state = newest_run_checkpoint(self.out / "checkpoints")
+        directory = self.out / run_directory.CHECKPOINTS
+        state = newest_run_checkpoint(directory)
         if state is None:
             return 0
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise TrainingError(
+                f"{directory}: its checkpoint of step {state['step']} is of another model; choose another --out"
+            ) from error
         self.best, self.seconds = state["best"], state["seconds"]
         return int(state["step"])
 
     def _save(self, step: int) -> None:
+        """A checkpoint; without validation data also the model, since then the last is the best that is known."""
+        if not all(torch.isfinite(parameter).all() for parameter in self.model.parameters()):
+            raise self._diverged("a weight is infinite or not a number", step)
+        if not self.validates:
+            self._save_model(step)
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "best": self.best,
             "seconds": self.seconds,
         }
-        save_run_checkpoint(self.out / "checkpoints", step, state)
+        save_run_checkpoint(self.out / run_directory.CHECKPOINTS, step, state)
 
     def _save_model(self, step: int) -> None:
-        loss = None if math.isinf(self.best) else self.best
         card = model_card(
             shape=self.model.config,
             config=self.config,
@@ -263,68 +288,50 @@ class _Run:
             out=self.out,
             step=step,
             seconds=self.seconds,
-            val_loss=loss,
-            val_nats_per_character=None if loss is None else loss * _tokens_per_character(self.val_header),
+            val_loss=self._best(),
+            val_nats_per_character=self._per_character(self._best()),
         )
-        arrays = self.model.to_arrays()
         save_checkpoint(
-            self.out / "model", self.model.config, arrays, self.tokenizer, dtype=self.config.save_dtype.upper(), card=card
+            self.out / run_directory.MODEL,
+            self.model.config,
+            self.model.to_arrays(),
+            self.tokenizer,
+            dtype=self.config.save_dtype.upper(),
+            card=card,
+        )
+
+    def _best(self) -> float | None:
+        return None if math.isinf(self.best) else self.best
+
+    def _per_character(self, loss: float | None) -> float | None:
+        header = self.val_shard.header
+        return None if loss is None else loss * (header.count / header.characters)
+
+    def _diverged(self, what: str, step: int) -> NumericalError:
+        kept = run_checkpoints(self.out / run_directory.CHECKPOINTS)
+        still = f"; {kept[-1]} is as it was" if kept else ""
+        return NumericalError(
+            f"{what} at step {step}, so the run stops{still}. A lower lr may help, with another --out"
         )
 
 
-def _tokens_per_character(header: ShardHeader) -> float:
-    return header.count / header.characters
-
-
-def _batched(windows: list[Batch], batch_size: int) -> list[Batch]:
-    """Windows of the same length joined into batches; a shorter last one stays alone."""
-    batches: list[Batch] = []
-    full = [window for window in windows if window[0].size == windows[0][0].size]
-    for start in range(0, len(full), batch_size):
-        group = full[start : start + batch_size]
-        batches.append((np.concatenate([x for x, _ in group]), np.concatenate([y for _, y in group])))
-    return batches + windows[len(full) :]
+def _same_ids(one: Tokenizer, other: Tokenizer) -> bool:
+    """Whether two tokenizers mean the same by each id, however their files are written."""
+    if one.fingerprint == other.fingerprint:
+        return True
+    if one.vocab_size != other.vocab_size:
+        return False
+    return all(one.token_bytes(token_id) == other.token_bytes(token_id) for token_id in range(one.vocab_size))
 
 
 @contextlib.contextmanager
-def _metrics(path: Path, first: int) -> Iterator[Callable[[StepReport], None]]:
-    """A writer of one JSON line a step; lines of steps that will be made again are dropped first."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    kept = [line for line in lines if _step_of(line) <= first]
-    with replace_file(path) as file:
-        file.write("".join(line + "\n" for line in kept).encode())
-    with path.open("a", encoding="utf-8") as stream:
-
-        def write(report: StepReport) -> None:
-            stream.write(json.dumps(report.to_dict()) + "\n")
-            stream.flush()
-
-        yield write
-
-
-def _step_of(line: str) -> float:
-    """The step of a line of metrics; infinite for one that was cut short."""
+def _enough_memory() -> Iterator[None]:
+    """Tell a user whose model or batch is too large so, in one line."""
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf
-
-
-@contextlib.contextmanager
-def _only_one(out: Path) -> Iterator[None]:
-    """Hold the run's directory; a second process that trains in it is refused."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = (out / "lock").open("w")
-    except OSError as error:
-        raise TrainingError(f"{out}: cannot be written ({error.strerror})") from error
-    with lock:
-        try:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            pass  # no such locks on Windows: there the user is trusted
-        except OSError as error:
-            raise TrainingError(f"{out}: another process is training here") from error
         yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "tried to allocate" not in str(error).lower():
+            raise
+        raise TrainingError(
+            "there is not enough memory; a smaller batch_size (with more grad_accumulation) or model may fit"
+        ) from error
