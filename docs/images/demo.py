@@ -19,7 +19,7 @@ from rich.text import Text
 import gptwo
 
 WIDTH = 84
-PROMPT, TOP_PROMPT = "ROMEO:", "My kingdom for a"
+PROMPT, TOP_PROMPT = "ROMEO:", "Good my"
 BACKGROUND, FOREGROUND, DIM, ACCENT = "#11141c", "#e6e9f0", "#7d869c", "#8ab4ff"
 UNLIKELY, LIKELY = (255, 122, 89), (94, 214, 160)
 THEME = TerminalTheme((17, 20, 28), (230, 233, 240), [(0, 0, 0)] * 8, [(0, 0, 0)] * 8)
@@ -38,10 +38,10 @@ def prompt_line(command: str) -> Text:
 
 def continuation(model: gptwo.LanguageModel) -> Text:
     """The prompt, and the model's continuation of it in colours."""
-    params = gptwo.SamplingParams(max_tokens=120, temperature=0.8, seed=1, logprobs=0)
+    params = gptwo.SamplingParams(max_tokens=110, temperature=0.7, top_p=0.95, seed=4, logprobs=0)
     made = model.generate(PROMPT, params)
     assert made.logprobs is not None
-    text = Text(PROMPT, style=f"bold {FOREGROUND}")
+    text = Text.assemble((PROMPT, f"bold {FOREGROUND}"))
     for token in made.logprobs:
         text.append(token.text, style=colour(math.exp(token.logprob)))
     return text
@@ -54,7 +54,7 @@ def likeliest(model: gptwo.LanguageModel) -> Text:
         rows.append(f"{text!r:>12} ", style=FOREGROUND)
         rows.append(f"{token_id:>5}  ", style=DIM)
         rows.append(f"{probability:>6.1%} ", style=FOREGROUND)
-        rows.append("█" * max(1, round(probability * 120)) + "\n", style=colour(probability))
+        rows.append("█" * max(1, round(probability * 60)) + "\n", style=colour(probability))
     return rows
 
 
@@ -62,11 +62,13 @@ def main() -> None:
     """Write demo.svg beside this file."""
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor")
     with gptwo.load("shakespeare") as model:
-        console.print(prompt_line(f'gptwo generate "{PROMPT}" --max-tokens 120 --temperature 0.8 --seed 1'))
+        options = "--max-tokens 110 --temperature 0.7 --top-p 0.95 --seed 4"
+        console.print(prompt_line(f'gptwo generate "{PROMPT}" {options}'))
         console.print(continuation(model), highlight=False)
         console.print()
         console.print(prompt_line(f'gptwo top "{TOP_PROMPT}"'))
         console.print(likeliest(model), highlight=False, end="")
+        console.print()
         console.print(Text.assemble(("tokens: ", DIM), ("unlikely ", colour(0.0)), ("· likely", colour(1.0))))
     svg = console.export_svg(title="gptwo", theme=THEME, unique_id="demo")
     # No font from elsewhere: whoever opens the picture asks nobody for anything.

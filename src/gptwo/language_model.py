@@ -19,7 +19,7 @@ from gptwo.decoder import open_decoder
 from gptwo.decoder.protocol import Decoder, Floats
 from gptwo.engine import Completion, Engine, Event, Failure, Piece
 from gptwo.engine.request import KeepLogits, check_token_ids
-from gptwo.errors import CheckpointError, DecoderError, InvalidRequestError
+from gptwo.errors import CheckpointError, ContextLengthError, DecoderError, InvalidRequestError
 from gptwo.options import is_integer, shown
 from gptwo.sampling import BeamParams, SamplingParams
 from gptwo.sampling.sampler import log_softmax, top_logprobs
@@ -90,6 +90,10 @@ def load(
     found = checkpoint.tokenizer_path if tokenizer is None else tokenizer
     if isinstance(found, (str, Path)):
         found = Tokenizer.load(found)
+    elif found is not None and not isinstance(found, Tokenizer):
+        raise InvalidRequestError(
+            f"tokenizer is {shown(found)}, expected a Tokenizer, a directory or a file", param="tokenizer"
+        )
     if found is not None and found.vocab_size > checkpoint.config.vocab_size:
         shape = (checkpoint.config.vocab_size, checkpoint.config.n_embd)
         raise CheckpointError(
@@ -210,7 +214,10 @@ class LanguageModel:
         self, prompts: Sequence[Prompt], params: Sequence[Params], *, keep: KeepLogits = "none", streamed: bool = False
     ) -> list[int]:
         """Queue requests, all or none."""
-        encoded = [self._encode(prompt) for prompt in prompts]
+        encoded = [
+            self._encode(prompt, endless=isinstance(wanted, SamplingParams) and wanted.overflow == "slide")
+            for prompt, wanted in zip(prompts, params, strict=True)
+        ]
         requests: list[int] = []
         with self._turn():
             try:
@@ -307,7 +314,7 @@ class LanguageModel:
     # ---- scoring
 
     def _score(self, text: Prompt) -> Score:
-        ids = tuple(check_token_ids(self._encode(text), self.config.vocab_size))
+        ids = tuple(check_token_ids(self._encode(text, endless=True), self.config.vocab_size))
         if not ids:
             raise InvalidRequestError("there is nothing to score: the text has no tokens", param="text")
         window = self.config.n_positions
@@ -340,13 +347,20 @@ class LanguageModel:
 
     # ---- text
 
-    def _encode(self, prompt: Prompt) -> Sequence[int]:
+    def _encode(self, prompt: Prompt, *, endless: bool = False) -> Sequence[int]:
+        """The token ids of a prompt. A text that is far too long is refused before it is encoded, unless `endless`."""
         if not isinstance(prompt, str):
             _check_list(prompt)
             return list(prompt)
         if self.tokenizer is None:
             raise InvalidRequestError(
                 f"{self.name} has no tokenizer: give token ids, or load it with tokenizer=", param="prompt"
+            )
+        if not endless and self.tokenizer.certainly_exceeds(prompt, self.config.n_positions):
+            raise ContextLengthError(
+                f"the prompt has {len(prompt):,} characters, more than the model's {self.config.n_positions} positions "
+                "can hold; shorten it",
+                param="prompt",
             )
         return self.tokenizer.encode(prompt)
 

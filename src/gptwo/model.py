@@ -11,6 +11,7 @@ Source: Radford et al. 2019, section 2.3, and the released checkpoints.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -22,6 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gptwo.config import GPTConfig
+from gptwo.errors import InvalidRequestError, one_line
+from gptwo.options import shown
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -61,6 +64,18 @@ class GPT2Output:
     """L + 1 tensors (B, T, C): the embeddings, then each block's output, the last one after the final layer norm."""
     past: tuple[KeysValues, ...] | None = None
     """The keys and values of each layer, for the next call."""
+
+
+class Embedding(nn.Module):
+    """A row of C numbers for each token or position; PyTorch's own would draw them when it is made."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(rows, width))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Ids (...) -> (..., C)."""
+        return F.embedding(ids, self.weight)
 
 
 class Conv1D(nn.Module):
@@ -161,13 +176,13 @@ class GPT2(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
-        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        self.wpe = nn.Embedding(config.n_positions, config.n_embd)
+        self.wte = Embedding(config.vocab_size, config.n_embd)
+        self.wpe = Embedding(config.n_positions, config.n_embd)
         self.drop = nn.Dropout(config.embd_pdrop)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         if not config.tie_word_embeddings:
-            self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+            self.lm_head = Embedding(config.vocab_size, config.n_embd)  # read the other way round, as if it were tied
 
     @classmethod
     def from_arrays(cls, config: GPTConfig, arrays: Mapping[str, npt.NDArray[np.float32]]) -> GPT2:
@@ -176,6 +191,18 @@ class GPT2(nn.Module):
             model = cls(config)
         model.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()}, assign=True)
         return model.eval()
+
+    def move_to(self, device: str, dtype: torch.dtype | None = None) -> GPT2:
+        """Move the weights, in place. Raises InvalidRequestError for a device that PyTorch does not have here."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what PyTorch warns of, it refuses next
+                if torch.device(device).type == "meta":
+                    raise RuntimeError("it holds no numbers")
+                return self.to(device=device, dtype=dtype)
+        except (RuntimeError, AssertionError, ImportError, TypeError) as error:
+            reason = one_line(str(error).split("\n")[0])
+            raise InvalidRequestError(f"device {shown(device)} cannot be used: {reason}", param="device") from error
 
     def to_arrays(self) -> dict[str, npt.NDArray[np.float32]]:
         """The weights as float32 arrays under the checkpoint's names."""

@@ -261,6 +261,22 @@ class Tokenizer:
             self._explain(text, error)
         return list(encoding.ids)
 
+    def certainly_exceeds(self, text: str, tokens: int) -> bool:
+        """Whether a text has more than this many tokens by its length alone: true only where that is certain.
+
+        For refusing a text of megabytes without the time that encoding it takes.
+        """
+        if len(text) <= tokens * 16:  # nearly every text; no need to look at the vocabulary
+            return False
+        if self._characters is None and self._inner.normalizer is not None:
+            return False
+        return len(text) > tokens * self._longest_token
+
+    @cached_property
+    def _longest_token(self) -> int:
+        """Bytes of the longest token; as many characters at most."""
+        return max(len(self.token_bytes(token_id)) for token_id in range(self.vocab_size))
+
     def encode_batch(self, texts: Sequence[str], *, allow_special: bool = False) -> list[list[int]]:
         """The ids of each text, as `encode` gives them, on several threads."""
         if self._characters is not None or self._missing:
@@ -305,10 +321,8 @@ class Tokenizer:
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of one token; TokenizerError if the id has none."""
-        try:
+        if type(token_id) is int and token_id in self._bytes:
             return self._bytes[token_id]
-        except (KeyError, TypeError):
-            pass
         try:
             token_id = operator.index(token_id)
         except TypeError as error:

@@ -14,45 +14,42 @@ ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GPTWO = Path(sys.executable).with_name("gptwo")
 
-# The blocks of the README by language. A command whose line ends in one of these remarks needs what isn't here.
+# The blocks of the README by language. A command whose line ends in this remark needs what isn't here.
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
-NEEDS = ("# needs the hub", "# needs a text of yours")
+NEEDS = ("# needs the hub",)
 
 
-def commands() -> list[str]:
-    shell = "\n".join(body for language, body in BLOCKS if language == "sh")
-    joined = shell.replace("\\\n", " ")
-    return [line.strip() for line in joined.splitlines() if line.strip() and not line.strip().startswith("#")]
+def commands(block: str) -> list[str]:
+    """The commands of a block, continued lines joined, remarks on lines of their own left out."""
+    lines = [line.strip() for line in block.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
 
 
-RUNNABLE = [c for c in commands() if "gptwo " in c and not c.endswith(NEEDS) and not c.startswith("pip ")]
+def runs_here(command: str) -> bool:
+    return "gptwo " in command and not command.startswith("make ") and not command.endswith(NEEDS)
+
+
+SHELL = [commands(body) for language, body in BLOCKS if language == "sh"]
 
 
 def test_the_two_commands_of_the_readme_are_targets_of_the_makefile() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert [c for c in commands() if c.startswith("make ")]
-    for command in commands():
-        if command.startswith("make "):
-            assert re.search(rf"^{command.split()[1]}:", makefile, flags=re.MULTILINE)
+    targets = [command.split()[1] for block in SHELL for command in block if command.startswith("make ")]
+    assert targets[:2] == ["demo", "test"]
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the README's commands run, one after another: a later one may use what an earlier one made."""
-    place = tmp_path_factory.mktemp("readme")
-    (place / "play.txt").write_text("ROMEO:\nIt is the east, and Juliet is the sun.\n\n" * 200, encoding="utf-8")
-    return place
-
-
-@pytest.mark.xdist_group("readme")
-@pytest.mark.parametrize("command", RUNNABLE)
-def test_a_command_of_the_readme_runs(command: str, directory: Path) -> None:
-    words = command.replace("gptwo ", f"{shlex.quote(str(GPTWO))} ")
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", words], cwd=directory, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout
+@pytest.mark.parametrize("block", [block for block in map(list, SHELL) if any(map(runs_here, block))])
+def test_the_commands_of_the_readme_run_one_after_another(block: list[str], tmp_path: Path) -> None:
+    (tmp_path / "play.txt").write_text("ROMEO:\nIt is the east, and Juliet is the sun.\n\n" * 200, encoding="utf-8")
+    for command in filter(runs_here, block):
+        words = command.replace("gptwo ", f"{shlex.quote(str(GPTWO))} ")
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", words], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+        assert done.stdout, command
 
 
 def test_the_python_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:

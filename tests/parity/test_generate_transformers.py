@@ -12,6 +12,7 @@ import torch
 import transformers
 
 import gptwo
+from gptwo.tokenizer import pad
 
 VOCABULARY, EOS = 61, 7
 
@@ -19,7 +20,7 @@ VOCABULARY, EOS = 61, 7
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, gptwo.LanguageModel]]:
     """A small model with peaked distributions that ends texts now and then, in transformers and in gptwo."""
-    torch.manual_seed(5)
+    torch.manual_seed(15)
     config = transformers.GPT2Config(
         vocab_size=VOCABULARY, n_positions=128, n_embd=48, n_layer=3, n_head=4, bos_token_id=EOS, eos_token_id=EOS
     )
@@ -59,11 +60,25 @@ def until_end(ids: list[int]) -> tuple[int, ...]:
 
 def test_64_greedy_tokens_of_20_prompts_are_those_of_transformers(models: tuple[Any, gptwo.LanguageModel]) -> None:
     theirs, ours = models
-    params = gptwo.SamplingParams(max_tokens=64, temperature=0)
-    found = [completion.token_ids for completion in ours.generate(prompts(20), params)]
+    completions = ours.generate(prompts(20), gptwo.SamplingParams(max_tokens=64, temperature=0, logprobs=2))
+    found = [completion.token_ids for completion in completions]
     expected = [until_end(generate(theirs, p, max_new_tokens=64).sequences[0, len(p) :].tolist()) for p in prompts(20)]
     assert found == expected
     assert max(map(len, found)) == 64  # they did not all end at once
+    gaps = [token.top[0].logprob - token.top[1].logprob for c in completions for token in c.logprobs or ()]
+    assert min(gaps) > 1e-3  # no token was chosen by rounding
+
+
+def test_a_left_padded_batch_of_transformers_says_what_each_prompt_says_here(
+    models: tuple[Any, gptwo.LanguageModel],
+) -> None:
+    theirs, ours = models
+    batch = prompts(8)
+    ids, mask = (torch.from_numpy(array) for array in pad(batch, side="left", pad_id=EOS))
+    with torch.inference_mode():
+        rows = theirs.generate(ids, attention_mask=mask, do_sample=False, pad_token_id=EOS, max_new_tokens=20)
+    found = ours.generate(batch, gptwo.SamplingParams(max_tokens=20, temperature=0))
+    assert [completion.token_ids for completion in found] == [until_end(row[ids.shape[1] :].tolist()) for row in rows]
 
 
 @pytest.mark.parametrize("num_beams", [2, 3, 4, 5])

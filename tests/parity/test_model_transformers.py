@@ -49,7 +49,9 @@ CONFIGS = random_configs(48)
 def pair(values: dict[str, Any], seed: int, deviation: float = 0.25) -> tuple[transformers.GPT2LMHeadModel, GPT2]:
     """The same weights, spread wide enough that a mistake shows, in transformers' model and in ours."""
     torch.manual_seed(seed)
-    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(**values)).eval()
+    # Only transformers' plain attention looks at this switch.
+    attention = "eager" if values["reorder_and_upcast_attn"] else "sdpa"
+    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(attn_implementation=attention, **values)).eval()
     with torch.no_grad():
         for name, parameter in theirs.named_parameters():
             parameter.normal_(1.0 if ".ln_" in name and name.endswith("weight") else 0.0, deviation)

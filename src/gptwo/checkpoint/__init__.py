@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gptwo.checkpoint.formats import read_checkpoint
 from gptwo.checkpoint.resolve import FoundModel, embedded_models, resolve
-from gptwo.checkpoint.saving import save_checkpoint
+from gptwo.checkpoint.saving import check_replaceable, save_checkpoint
 from gptwo.checkpoint.stored import Checkpoint, StoredTensor
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "FoundModel",
     "StoredTensor",
     "cached_models",
+    "check_replaceable",
     "embedded_models",
     "load_checkpoint",
     "resolve",

@@ -42,7 +42,7 @@ def resolve(name_or_path: str | Path, *, revision: str | None = None, progress: 
     is_name = isinstance(name_or_path, str)
     path = _embedded(name) if is_name else None
     if path is None and name and os.path.exists(os.path.expanduser(name)):
-        path = Path(name).expanduser()
+        path = Path(os.path.expanduser(name))
     if path is not None:
         if revision is not None:
             raise InvalidRequestError(f"revision is for models on the hub, and {name!r} is here: {path}", "revision")

@@ -59,7 +59,7 @@ def save_checkpoint(
     ordered = {name: tensors[name] for name, _ in expected_shapes(config)}
     # A link stays a link, and what it leads to is replaced.
     target = Path(os.path.realpath(directory))
-    _check_replaceable(target)
+    check_replaceable(target)
     temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def save_checkpoint(
         if tokenizer is not None:
             tokenizer.save(temporary)
         if card is not None:
-            (temporary / CARD).write_text(card, encoding="utf-8")
+            (temporary / CARD).write_bytes(card.encode("utf-8", "replace"))  # a path in it may be no text
         _settle(temporary)
         _put_in_place(temporary, target)
     except OSError as error:
@@ -99,8 +99,11 @@ def _check_tensors(directory: Path, config: GPTConfig, tensors: Mapping[str, Arr
         raise CheckpointError(f"checkpoint {directory}: {sorted(unknown)[0]!a} is no tensor of this configuration")
 
 
-def _check_replaceable(target: Path) -> None:
-    """Replacing a directory deletes what is in it, so that must be a checkpoint and nothing else."""
+def check_replaceable(target: Path) -> None:
+    """Raise CheckpointError if a checkpoint cannot be saved under this name.
+
+    Replacing a directory deletes what is in it, so that must be a checkpoint and nothing else.
+    """
     if not os.path.lexists(target):
         return
     if not target.is_dir():

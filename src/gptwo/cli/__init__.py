@@ -6,6 +6,7 @@ its traceback.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -66,14 +67,17 @@ def _run(arguments: list[str]) -> int:
             _say(str(error))
             return error.exit_code
         except click.ClickException as error:
-            error.show()
+            if sys.stderr is not None:
+                with contextlib.suppress(OSError):
+                    error.show()
             return error.exit_code
 
 
 def _say(message: str) -> None:
     """One line on standard error, if there is one: print would take standard output instead."""
     if sys.stderr is not None:
-        print(f"gptwo: {' '.join(message.split())}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # nobody reads it; the exit code still tells
+            print(f"gptwo: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
 
 def _discard_output() -> None:

@@ -21,6 +21,7 @@ from gptwo.cli.generation import (
     misplaced,
     streamed,
     with_length,
+    without_length,
 )
 from gptwo.cli.loading import load_model, model_options
 from gptwo.cli.parameters import SectionedCommand, given
@@ -65,10 +66,10 @@ def command(prompt: str | None, file: str | None, **options: Any) -> None:
     wrong = misplaced(values)
     if wrong is not None:
         raise click.UsageError(wrong)
-    make_params(values)  # a wrong value is told before a model is loaded
+    make_params(without_length(values))  # a wrong value is told before a model is loaded
     lines = read_prompts(file) if file is not None else [PromptLine(read_prompt(prompt or ""))]
     for line in lines:
-        _params(values, line)
+        _params(values, line, without_length)
     began = time.perf_counter()
     with closing(load_model(options)) as model:
         timings = Timings(load=time.perf_counter() - began)
@@ -79,7 +80,7 @@ def command(prompt: str | None, file: str | None, **options: Any) -> None:
             note(timings.line())
 
 
-def _params(values: dict[str, Any], line: PromptLine, adjust: Callable[[dict[str, Any]], Any] = dict) -> Params:
+def _params(values: dict[str, Any], line: PromptLine, adjust: Callable[[dict[str, Any]], dict[str, Any]]) -> Params:
     """The parameters of one prompt: its own, then those of the command line."""
     try:
         return make_params(adjust({**values, **line.parameters}))

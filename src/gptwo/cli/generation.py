@@ -72,6 +72,11 @@ def with_length(values: Mapping[str, Any], model: LanguageModel, prompt: str | l
     return {"max_tokens": max(length, values.get("min_tokens", 0)), **values}
 
 
+def without_length(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values for a check before a model is there to say what its context holds."""
+    return {"max_tokens": None, **values}
+
+
 @contextmanager
 def streamed(model: LanguageModel, prompt: str | list[int], params: Params) -> Iterator[Iterator[Piece]]:
     """The pieces of one prompt's texts. Left early, it cancels what is not made yet."""
@@ -91,10 +96,12 @@ def is_streamed(params: Params) -> TypeGuard[SamplingParams]:
 def _ids(model: LanguageModel, prompt: str | list[int]) -> list[int]:
     if not isinstance(prompt, str):
         return prompt
+    if model.tokenizer is None or model.tokenizer.certainly_exceeds(prompt, model.config.n_positions):
+        return []  # generating says what is wrong, where it can be reported
     try:
-        return model.tokenizer.encode(prompt) if model.tokenizer is not None else []
+        return model.tokenizer.encode(prompt)
     except GptwoError:
-        return []  # generating says the same, where it can be reported
+        return []
 
 
 def _dashed(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,4 +87,4 @@ def load_tokenizer(options: dict[str, Any]) -> Tokenizer:
 
 def as_path(text: str) -> Path:
     """A path that a person typed, `~` and all."""
-    return Path(text).expanduser()
+    return Path(os.path.expanduser(text))  # pathlib raises for a user that there is not

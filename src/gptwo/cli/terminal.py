@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -70,10 +70,11 @@ def shown_token(tokenizer: Tokenizer | None, token_id: int) -> str:
 def note(text: str) -> None:
     """Write a line to standard error."""
     if sys.stderr is not None:
-        print(text, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # a note that nobody reads is no failure
+            print(text, file=sys.stderr, flush=True)
 
 
-@contextmanager
+@contextlib.contextmanager
 def progress(total: int, description: str) -> Iterator[Callable[[int], None]]:
     """A bar that goes forward by what the function is called with, if standard error alone is a terminal.
 
@@ -121,7 +122,7 @@ def _finite(value: Any) -> Any:
     return value
 
 
-@contextmanager
+@contextlib.contextmanager
 def bar(description: str) -> Iterator[Callable[[float, str], None]]:
     """A bar for long work, if standard error is a terminal; call it with the share that is done and a note."""
     if not is_terminal(sys.stderr):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 OPTIONS: list[click.Parameter] = [
     click.Option(["--data"], required=True, metavar="DIR", help="What `gptwo prepare` made."),
     click.Option(["--out"], required=True, metavar="RUN", help="Where the run lives; its model is in RUN/model."),
-    click.Option(["--threads"], type=click.IntRange(1, 1024), help="Threads to compute with."),
+    click.Option(["--threads"], type=click.IntRange(1, 256), help="Threads to compute with."),
 ]
 SETTINGS = parameters_of(TrainConfig)
 

@@ -12,6 +12,8 @@ from gptwo.options import integer, shown
 BACKENDS = ("auto", "reference")
 WEIGHTS = ("auto", "f32", "bf16")
 
+MOST_THREADS = 256  # more than any processor that runs a GPT-2, and few enough that every system has them
+
 
 def open_decoder(
     checkpoint: Checkpoint,
@@ -31,7 +33,7 @@ def open_decoder(
     for name, value, known in (("backend", backend, BACKENDS), ("weights", weights, WEIGHTS)):
         if value not in known:
             raise InvalidRequestError(f"{name} {shown(value)} is not known{nearest_name(str(value), known)}", name)
-    integer(1, optional=True)("threads", threads)
+    integer(1, MOST_THREADS, optional=True)("threads", threads)
     if importlib.util.find_spec("torch") is None:
         raise MissingDependencyError("running a model needs PyTorch: pip install 'gptwo[torch]'")
     from gptwo.decoder.reference import ReferenceDecoder

@@ -16,7 +16,7 @@ import torch
 from gptwo.checkpoint import StoredTensor
 from gptwo.config import GPTConfig
 from gptwo.decoder.protocol import Floats, Integers
-from gptwo.errors import DecoderError, InvalidRequestError, NumericalError
+from gptwo.errors import DecoderError, NumericalError
 from gptwo.model import GPT2, KeysValues
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
@@ -39,11 +39,7 @@ class ReferenceDecoder:
         if threads is not None:
             torch.set_num_threads(threads)
         model = GPT2.from_arrays(config, {name: tensor.float32() for name, tensor in tensors.items()})
-        try:
-            self._model = model.to(device=device, dtype=DTYPES[weights])
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise InvalidRequestError(f"device {device!r} cannot be used: {reason}", param="device") from error
+        self._model = model.move_to(device, DTYPES[weights])
         self._device = device
         self._past: dict[int, tuple[KeysValues, ...] | None] = {}
         self._numbers = itertools.count()

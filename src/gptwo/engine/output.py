@@ -66,9 +66,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class Completion:
-    """A request's answer. `text`, `token_ids`, `finish_reason` and so on are those of the first choice."""
+    """A request's answer. `text`, `token_ids`, `finish_reason` and so on are those of the first choice.
 
-    request_id: int
+    Equal answers are equal, whichever request they belong to.
+    """
+
+    request_id: int = field(compare=False)
     prompt_token_ids: tuple[int, ...]
     choices: tuple[Choice, ...]
     seed: int | None = None

@@ -10,6 +10,7 @@ from gptwo.options import LARGEST_INTEGER, Check, finite, is_integer, refuse, sh
 
 LARGEST_BIAS = 100.0
 LONGEST_TEXT = 4096
+MOST_TOKEN_IDS = 1_000_000
 
 
 def token_ids(*, optional: bool = False) -> Check:
@@ -104,6 +105,8 @@ def _is_collection(value: object) -> bool:
 def _token_ids(name: str, value: Any) -> tuple[int, ...]:
     if not _is_collection(value):
         refuse(name, value, "a list of token ids")
+    if len(value) > MOST_TOKEN_IDS:
+        refuse(name, value, f"at most {MOST_TOKEN_IDS} token ids")
     for item in value:
         if not _is_token_id(item):
             raise InvalidRequestError(

@@ -112,6 +112,9 @@ def prepare(
     command = shlex.join(words)
     try:
         out.mkdir(parents=True, exist_ok=True)
+        for place in (out, out / TOKENIZER):  # what a process that was killed here left half written
+            for leftover in place.glob(".*.????????.tmp"):
+                leftover.unlink(missing_ok=True)
         # The description goes first and comes last: where it is, everything is, and belongs together.
         (out / DESCRIPTION).unlink(missing_ok=True)
         used.save(out / TOKENIZER)
@@ -126,7 +129,7 @@ def prepare(
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file, its line ends as they are. Raises DataError, naming the file."""
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gptwo.checkpoint import load_checkpoint, save_checkpoint
+from gptwo.checkpoint import check_replaceable, load_checkpoint, save_checkpoint
 from gptwo.config import GPTConfig
-from gptwo.errors import DataError, InvalidRequestError, NumericalError, TrainingError
+from gptwo.errors import DataError, NumericalError, TrainingError
 from gptwo.model import GPT2
 from gptwo.tokenizer import Tokenizer
 from gptwo.training import run_directory
@@ -90,6 +90,7 @@ def train(
             }
             run_directory.remember_settings(out, {**config.to_dict(), **identity}, TrainConfig().to_dict())
             run_directory.clear_leftovers(out)
+            check_replaceable(out / run_directory.MODEL)  # now, not after the first steps
             return run.run(on_step)
 
 
@@ -111,11 +112,7 @@ class _Run:
                     f"{shard.path}: its vocabulary has {shard.header.vocab_size} tokens, the model's "
                     f"{model.config.vocab_size}; prepare the data with the model's tokenizer"
                 )
-        try:
-            self.model = model.to(config.device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise InvalidRequestError(f"device {config.device!r} cannot be used: {reason}", param="device") from error
+        self.model = model.move_to(config.device)
         self.optimizer = make_optimizer(self.model, config)
         self.best = math.inf
         self.seconds = 0.0
@@ -165,6 +162,8 @@ class _Run:
         if first < self.config.steps:
             with run_directory.metrics(self.out, first) as write_metrics:
                 self._steps(first, lambda report: write_metrics(report.to_dict()), on_step)
+        elif not (self.out / run_directory.MODEL).is_dir():
+            self._save_model(first)  # somebody took it away: the last weights are what is left
         return TrainResult(
             model=self.out / run_directory.MODEL,
             steps=max(first, self.config.steps),

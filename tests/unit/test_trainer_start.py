@@ -1,0 +1,218 @@
+"""What a run starts from: its settings, its data, and perhaps a model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_trainer
+from tiny_run import SETTINGS, make_data
+from tiny_trainer import StopError, assert_same_run, from_model, run, stop_at
+
+from gptwo.checkpoint import load_checkpoint, save_checkpoint
+from gptwo.errors import ConfigError, DataError, GptwoError, InvalidRequestError, ModelNotFoundError, TrainingError
+from gptwo.tokenizer import Tokenizer
+from gptwo.training.config import TrainConfig
+
+surroundings, data, whole = tiny_trainer.surroundings, tiny_trainer.data, tiny_trainer.whole
+
+
+# ---- settings
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("lr", 0.02), ("steps", 13), ("seed", 1), ("n_layer", 2), ("dtype", "bf16"), ("min_lr", 0.0)]
+)
+def test_other_settings_on_a_run_that_exists_are_refused_by_name(
+    name: str, value: Any, data: Path, tmp_path: Path, whole: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    with pytest.raises(TrainingError) as caught:
+        run(data, out, **{name: value})
+    before = TrainConfig(**SETTINGS).to_dict()[name]
+    assert f"was started with {name} {before!r}, not {value!r}; " in str(caught.value)
+    assert_same_run(out, whole)
+
+
+@pytest.mark.parametrize("characters", [3500, 3999])  # of which the second changes the validation data alone
+def test_other_data_on_a_run_that_exists_is_refused(characters: int, tmp_path: Path, whole: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    with pytest.raises(TrainingError, match="was started with other data"):
+        run(make_data(tmp_path, characters=characters), out)
+
+
+def test_a_setting_that_a_run_was_started_without_is_its_default(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(StopError):
+        run(data, tmp_path / "run", stop_at(2))
+    path = tmp_path / "run" / "train.json"
+    values = json.loads(path.read_text())
+    del values["grad_clip"], values["val_sha256"]
+    path.write_text(json.dumps(values))
+    with pytest.raises(TrainingError, match=r"grad_clip 1\.0, not 2\.0"):
+        run(data, tmp_path / "run", grad_clip=2.0)
+    assert run(data, tmp_path / "run").resumed_from == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"{", b"[" * 100_000])
+def test_broken_settings_of_a_run_are_an_error_that_names_them(content: bytes, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "train.json").write_bytes(content)
+    with pytest.raises(TrainingError, match=r"train\.json: is broken; choose another --out"):
+        run(data, tmp_path / "run")
+
+
+def test_checkpoints_of_another_model_are_refused(data: Path, tmp_path: Path, whole: Path) -> None:
+    shutil.copytree(whole / "checkpoints", tmp_path / "run" / "checkpoints")
+    with pytest.raises(TrainingError, match="its checkpoint of step 12 is of another model"):
+        run(data, tmp_path / "run", n_embd=32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"n_head": 3}, ConfigError, "n_embd 16 is not a multiple of n_head 3"),
+        ({"device": "cuda:99"}, InvalidRequestError, "device 'cuda:99' cannot be used"),
+        ({"device": "abacus"}, InvalidRequestError, "device 'abacus' cannot be used"),
+        ({"n_embd": 2**30, "n_head": 1}, TrainingError, "not enough memory"),
+    ],
+)
+def test_what_cannot_be_built_is_an_error_that_says_so(
+    changes: dict[str, Any], error: type[GptwoError], message: str, data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=message):
+        run(data, tmp_path / "run", **changes)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_place_that_cannot_be_written_is_an_error_that_names_it(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(TrainingError, match="file: cannot be written"):
+        run(data, tmp_path / "file")
+
+
+# ---- data
+
+
+def test_data_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.json: cannot be read .* make the data with 'gptwo prepare'"):
+        run(tmp_path, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_shards_of_another_tokenizer_are_refused(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    other = make_data(tmp_path / "other", tokenizer="char")
+    shutil.copy(other / "val.bin", tmp_path / "data" / "val.bin")
+    with pytest.raises(DataError, match=r"val\.bin: was not made with the tokenizer in"):
+        run(tmp_path / "data", tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["train", "val"])
+def test_a_token_beyond_the_vocabulary_is_an_error_that_names_the_file(name: str, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    path = tmp_path / "data" / f"{name}.bin"
+    content = path.read_bytes()
+    path.write_bytes(content[:1024] + b"\xff\xff" * ((len(content) - 1024) // 2))
+    with pytest.raises(DataError, match=rf"{name}\.bin: token \d+ is 65535, the vocabulary has 280"):
+        run(tmp_path / "data", tmp_path / "run")
+
+
+def test_a_shard_whose_vocabulary_is_larger_than_the_models_is_refused(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    path = tmp_path / "data" / "train.bin"
+    content = path.read_bytes()
+    path.write_bytes(content[:1024].replace(b'"vocab_size": 280', b'"vocab_size": 281') + content[1024:])
+    with pytest.raises(DataError, match=r"train\.bin: its vocabulary has 281 tokens, the model's 280"):
+        run(tmp_path / "data", tmp_path / "run")
+
+
+# ---- starting from a model
+
+
+@pytest.fixture(scope="module")
+def fitting(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data prepared with the tokenizer of the tiny checkpoint."""
+    return make_data(tmp_path_factory.mktemp("fitting"), tokenizer=str(tiny_checkpoint))
+
+
+def changed_checkpoint(tiny_checkpoint: Path, out: Path, *, tokenizer: bool = True, **changes: Any) -> Path:
+    """The tiny checkpoint, its configuration changed."""
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    tensors = {name: tensor.float32() for name, tensor in checkpoint.tensors.items()}
+    kept = Tokenizer.load(tiny_checkpoint) if tokenizer else None
+    save_checkpoint(out, checkpoint.config.replace(**changes), tensors, kept)
+    return out
+
+
+def test_a_run_can_start_from_a_model(tiny_checkpoint: Path, fitting: Path, tmp_path: Path) -> None:
+    extra = {"task_specific_params": {"text-generation": {"max_length": 50}}}
+    start = changed_checkpoint(
+        tiny_checkpoint, tmp_path / "start", eos_token_id=7, pad_token_id=3, layer_norm_epsilon=1e-6, extra=extra
+    )
+    with pytest.raises(StopError):
+        from_model(start, fitting, tmp_path / "run", stop_at(7), dropout=0.2, attn_dropout=0.1)
+    assert from_model(start, fitting, tmp_path / "run", dropout=0.2, attn_dropout=0.1).resumed_from == 7
+    from_model(start, fitting, tmp_path / "whole", dropout=0.2, attn_dropout=0.1)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    before, after = load_checkpoint(start), load_checkpoint(tmp_path / "run" / "model")
+    assert after.config == before.config.replace(resid_pdrop=0.2, embd_pdrop=0.2, attn_pdrop=0.1)
+    assert after.config.extra["task_specific_params"] == extra["task_specific_params"]
+    moved = [np.abs(tensor.float32() - before.tensors[name].float32()).max() for name, tensor in after.tensors.items()]
+    assert min(moved) > 0
+    assert max(moved) < 0.3  # it is that model still
+
+
+def test_a_start_is_not_a_place_to_choose_a_shape() -> None:
+    with pytest.raises(InvalidRequestError, match="n_layer is that of gpt2; it can be chosen from scratch only"):
+        TrainConfig(init="gpt2", n_layer=2)
+
+
+def test_a_block_longer_than_the_models_positions_is_refused(
+    tiny_checkpoint: Path, fitting: Path, tmp_path: Path
+) -> None:
+    from_model(tiny_checkpoint, fitting, tmp_path / "fits", block_size=64, steps=1)
+    with pytest.raises(TrainingError, match=r"block_size is 65, and .* has 64 positions"):
+        from_model(tiny_checkpoint, fitting, tmp_path / "run", block_size=65)
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_of_another_tokenizer_than_the_models_is_refused(
+    tiny_checkpoint: Path, data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingError, match="was not prepared with the tokenizer of") as caught:
+        from_model(tiny_checkpoint, data, tmp_path / "run")
+    assert f"--tokenizer {tiny_checkpoint}" in str(caught.value)
+
+
+def test_a_tokenizer_in_other_files_is_the_same_if_its_ids_mean_the_same(
+    tiny_checkpoint: Path, fitting: Path, tmp_path: Path
+) -> None:
+    start = changed_checkpoint(tiny_checkpoint, tmp_path / "start")
+    path = start / "tokenizer.json"
+    values = json.loads(path.read_bytes())
+    values["post_processor"] = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
+    path.write_text(json.dumps(values))
+    assert Tokenizer.load(start).fingerprint != Tokenizer.load(tiny_checkpoint).fingerprint
+    from_model(start, fitting, tmp_path / "run", steps=1)
+
+
+def test_a_model_without_a_tokenizer_takes_any_that_fits(tiny_checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    start = changed_checkpoint(tiny_checkpoint, tmp_path / "start", tokenizer=False)
+    from_model(start, data, tmp_path / "run", steps=3)
+    assert load_checkpoint(tmp_path / "run" / "model").config.vocab_size == 300
+    assert Tokenizer.load(tmp_path / "run" / "model").vocab_size == 280
+    larger = make_data(tmp_path / "larger", tokenizer="bpe:305")
+    with pytest.raises(DataError, match=r"train\.bin: its vocabulary has 305 tokens, the model's 300"):
+        from_model(start, larger, tmp_path / "other")
+
+
+def test_a_model_that_is_not_there_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="no such file or directory"):
+        from_model("./absent", data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
