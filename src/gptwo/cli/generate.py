@@ -82,8 +82,12 @@ def command(prompt: str | None, file: str | None, **options: Any) -> None:
 
 def _params(values: dict[str, Any], line: PromptLine, adjust: Callable[[dict[str, Any]], dict[str, Any]]) -> Params:
     """The parameters of one prompt: its own, then those of the command line."""
+    merged = {**values, **line.parameters}
     try:
-        return make_params(adjust({**values, **line.parameters}))
+        wrong = misplaced(merged) if line.parameters else None
+        if wrong is not None:
+            raise InvalidRequestError(wrong)
+        return make_params(adjust(merged))
     except InvalidRequestError as error:
         if not line.place or not line.parameters:
             raise
@@ -134,8 +138,11 @@ def _show_text(
     params = _params_for(model, values, lines[0]) if len(lines) == 1 else None
     if params is not None and is_streamed(params):
         prompt = _prompt_text(model, lines[0].prompt) if echo else ""
-        with streamed(model, lines[0].prompt, params) as pieces:
-            write_stream(timings.watch(pieces), params.n, prompt)
+        try:
+            with streamed(model, lines[0].prompt, params) as pieces:
+                write_stream(timings.watch(pieces), params.n, prompt)
+        except (InvalidRequestError, TokenizerError) as error:
+            raise _placed(error, model, lines, [params]) from error
         return
     for i, (line, completion) in enumerate(_completions(model, lines, values, timings), 1):
         number = f"prompt {i} of {len(lines)}" if len(lines) > 1 else ""

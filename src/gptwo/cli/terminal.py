@@ -49,8 +49,12 @@ def write_prompt(text: str) -> None:
 
 
 def write_json(value: Any) -> None:
-    """Write one value as one line of JSON; numbers that JSON lacks become null."""
-    write(json.dumps(_finite(value), ensure_ascii=False) + "\n")
+    """Write one value as one line of JSON; numbers that JSON lacks become null.
+
+    What standard output cannot spell is escaped.
+    """
+    lossless = sys.stdout is None or (sys.stdout.encoding or "").lower().startswith("utf")
+    write(json.dumps(_finite(value), ensure_ascii=not lossless) + "\n")
 
 
 def shown_token(tokenizer: Tokenizer | None, token_id: int) -> str:

@@ -117,6 +117,8 @@ def _max_tokens(prompt: int, params: SamplingParams | BeamParams, positions: int
                 param="prompt",
             )
         return positions - prompt
+    if wanted == 0 and prompt > positions:
+        raise ContextLengthError(f"the text has {prompt} tokens, more than the model's {positions} positions", "prompt")
     if prompt + wanted > positions:
         raise ContextLengthError(
             f"the prompt has {prompt} tokens and max_tokens is {wanted}: together more than the model's "
