@@ -103,7 +103,6 @@ def test_wrong_usage_ends_with_2_and_says_what_was_meant(arguments: list[str], h
     ("arguments", "message"),
     [
         (["generate", "x", "--model", "./absent"], "no such file or directory: './absent'"),
-        (["generate", "x", "--temperature", "-1"], "temperature is -1.0, expected"),
         (["generate", "--file", "absent.txt"], "absent.txt: cannot be read (No such file or directory)"),
         (["tokenize", "--file", "."], ".: cannot be read (Is a directory)"),
         (["tokenize", "x", "--tokenizer", "absent"], "absent: no such file or directory"),

@@ -178,7 +178,7 @@ def test_lines_of_jsonl_bring_their_own_parameters(model: LanguageModel, tmp_pat
     ]
     path.write_text("\n".join(map(json.dumps, lines)))
     error = run(capsys, "generate", "--file", str(path), "--temperature", "0", code=1)
-    assert "line 3: BeamParams has no parameter 'temperature'" in error
+    assert "line 3: --temperature is for sampling" in error
     out = run(capsys, "generate", "--file", str(path), "--max-tokens", "5", "--json")
     first, second, third, fourth = (json.loads(line) for line in out.splitlines())
     assert (len(first["token_ids"]), len(second["token_ids"])) == (3, 5)

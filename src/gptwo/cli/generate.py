@@ -66,7 +66,10 @@ def command(prompt: str | None, file: str | None, **options: Any) -> None:
     wrong = misplaced(values)
     if wrong is not None:
         raise click.UsageError(wrong)
-    make_params(without_length(values))  # a wrong value is told before a model is loaded
+    try:
+        make_params(without_length(values))  # a wrong value is told before a model is loaded
+    except InvalidRequestError as error:
+        raise click.UsageError(str(error)) from error
     lines = read_prompts(file) if file is not None else [PromptLine(read_prompt(prompt or ""))]
     for line in lines:
         _params(values, line, without_length)
@@ -84,7 +87,7 @@ def _params(values: dict[str, Any], line: PromptLine, adjust: Callable[[dict[str
     """The parameters of one prompt: its own, then those of the command line."""
     merged = {**values, **line.parameters}
     try:
-        wrong = misplaced(merged) if line.parameters else None
+        wrong = misplaced(merged.keys() & (SAMPLING.keys() | BEAMS.keys())) if line.parameters else None
         if wrong is not None:
             raise InvalidRequestError(wrong)
         return make_params(adjust(merged))
