@@ -178,7 +178,7 @@ def test_every_setting_reaches_the_run(data: Path, tmp_path: Path) -> None:
             "it can be chosen from scratch only",
         ),
         (["train", "--data", "x", "--out", "x", "--min-lr", "1"], "min_lr is 1.0, expected at most lr"),
-        (["train", "--data", "x", "--out", "x", "--threads", "0"], "1<=x<=1024"),
+        (["train", "--data", "x", "--out", "x", "--threads", "0"], "1<=x<=256"),
         (["train", "--data", "x", "--out", "x", "--n-layers", "2"], "--n-layer"),
         (["train", "--data", "x", "--out", "x", "y"], "unexpected extra argument"),
     ],
