@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,12 @@ from gptwo.checkpoint import StoredTensor
 from gptwo.checkpoint.canonical import expected_shapes
 from gptwo.config import GPTConfig
 from gptwo.decoder.reference import ReferenceDecoder
+from gptwo.engine import Completion, Engine, Event, Failure
+from gptwo.engine.request import make_request
 from gptwo.errors import DecoderError, GptwoError, NumericalError
+from gptwo.sampling import BeamParams, SamplingParams
+from gptwo.sampling.counter_random import uniform
+from gptwo.sampling.sampler import choose, process_logits
 from gptwo.tokenizer import Tokenizer
 
 TEXT = "First Citizen: Before we proceed any further, hear me speak. All: Speak, speak. We know't! é 😀 ," * 4
@@ -22,6 +28,9 @@ VOCABULARY = 300
 def tiny_tokenizer() -> Tokenizer:
     """256 bytes, 43 merges, and the end of text as id 299."""
     return Tokenizer.train([TEXT], VOCABULARY)
+
+
+TOKENIZER = tiny_tokenizer()
 
 
 def tiny_config(**changes: object) -> GPTConfig:
@@ -158,7 +167,7 @@ def script(ids: Sequence[int], prompt: int = 1, vocab_size: int = VOCABULARY) ->
     return logits
 
 
-def finish(engine, events: list | None = None) -> list:
+def finish(engine: Engine, events: list[Event] | None = None) -> list[Event]:
     """Run an engine until nothing is left; all that it said."""
     said = [] if events is None else events
     for _ in range(100_000):
@@ -168,13 +177,45 @@ def finish(engine, events: list | None = None) -> list:
     raise AssertionError("the engine does not come to an end")
 
 
-def answer(engine, request: int):
+def answer(engine: Engine, request: int) -> Completion:
     """Run an engine until one request is answered: its completion, or its error raised."""
-    from gptwo.engine import Completion, Failure
-
     for event in finish(engine):
         if event.request_id == request and isinstance(event, Failure):
             raise event.error
         if event.request_id == request and isinstance(event, Completion):
             return event
     raise GptwoError("there was no answer")
+
+
+def say(prompt: list[int], params: SamplingParams | BeamParams | None = None, **values: Any) -> Completion:
+    """A request answered with the toy decoder; keywords are parameters."""
+    return said_by(ToyDecoder(), prompt, SamplingParams(**values) if params is None else params)
+
+
+def said_by(
+    decoder: Any, prompt: list[int], params: SamplingParams | BeamParams, tokenizer: Tokenizer | None = TOKENIZER
+) -> Completion:
+    """A request answered with any decoder."""
+    engine = Engine(decoder, tokenizer)
+    return answer(engine, engine.add(prompt, params))
+
+
+def plain_loop(prompt: list[int], params: SamplingParams, index: int = 0, window: int = 64) -> list[int]:
+    """The token ids of text number `index`: every token from logits over all that can be seen, computed anew."""
+    request = make_request(0, prompt, params, config=tiny_config(), tokenizer=TOKENIZER)
+    output: list[int] = []
+    while len(output) < request.max_tokens:
+        logits = logits_of([*prompt, *output][-window:])
+        processed = process_logits(
+            logits,
+            params,
+            prompt,
+            output,
+            bad_words=request.bad_words,
+            stop_ids=request.stop_ids,
+            vocab_size=VOCABULARY,
+        )
+        output.append(choose(processed, params, uniform(request.seed, index, len(prompt) + len(output))))
+        if output[-1] in request.stop_ids:
+            break
+    return output

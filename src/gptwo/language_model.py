@@ -141,11 +141,11 @@ class LanguageModel:
     def generate(
         self, prompts: Prompt | Sequence[Prompt], params: Params | Sequence[Params] | None = None
     ) -> Completion | list[Completion]:
-        """Continue a prompt, or each of a list of prompts in one batch.
+        """Continue a prompt, or each of a list of prompts, which the engine works on together.
 
         prompts: text, token ids, or a list of either. The empty text begins a new one (`<|endoftext|>`); an empty list
         is an empty batch.
-        params: one for all prompts, or a list with one for each; None is SamplingParams().
+        params: one for all prompts, or a list with one for each; None is SamplingParams(), which makes 16 tokens.
         Raises InvalidRequestError or ContextLengthError before any work for what can never be answered.
         """
         alone = _is_one_prompt(prompts)

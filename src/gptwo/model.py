@@ -87,7 +87,7 @@ class Conv1D(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """X (..., in) -> (..., out)."""
+        """x (..., in) -> (..., out)."""
         return F.linear(x, self.weight.t(), self.bias)
 
 
@@ -105,10 +105,10 @@ class CausalSelfAttention(nn.Module):
         self.resid_dropout = nn.Dropout(config.resid_pdrop)
 
     def forward(self, x: Tensor, past: KeysValues | None, mask: Tensor | None) -> tuple[Tensor, KeysValues]:
-        """X (B, T, C), mask bool (B or 1, 1, T, S) or None for plain causal -> (B, T, C), and all S keys and values."""
+        """x (B, T, C), mask bool (B or 1, 1, T, S) or None for plain causal -> (B, T, C), and all S keys and values."""
         q, k, v = (self.split_heads(t) for t in self.c_attn(x).split(self.width, dim=2))  # 3 x (B, H, T, D)
         kept = KeysValues(k, v) if past is None else past.append(k, v)  # (B, H, S, D)
-        if self.upcast:
+        if self.upcast:  # scores of half precision can overflow where the rest of the model does not
             with torch.autocast(x.device.type, enabled=False):
                 y = self.attend(q.float(), kept.keys.float(), kept.values.float(), mask)
         else:
@@ -117,14 +117,18 @@ class CausalSelfAttention(nn.Module):
         return self.resid_dropout(self.c_proj(y)), kept
 
     def attend(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """Q (B, H, T, D), keys and values (B, H, S, D) -> (B, H, T, D)."""
+        """softmax(q kᵀ · scale + mask) v in each head: q (B, H, T, D), k and v (B, H, S, D) -> (B, H, T, D).
+
+        `scale` is 1 / sqrt(D) in the released models (GPTConfig.attention_scale). Source: Vaswani et al. 2017,
+        equation 1.
+        """
         return F.scaled_dot_product_attention(
             q,
             keys,
             values,
             attn_mask=mask,
             dropout_p=self.attn_pdrop if self.training else 0.0,
-            is_causal=mask is None and q.shape[2] > 1,
+            is_causal=mask is None and q.shape[2] > 1,  # a single new position sees all that came before
             scale=self.scale,
         )
 
@@ -144,7 +148,7 @@ class MLP(nn.Module):
         self.dropout = nn.Dropout(config.resid_pdrop)
 
     def forward(self, x: Tensor) -> Tensor:
-        """X (B, T, C) -> (B, T, C)."""
+        """x (B, T, C) -> (B, T, C)."""
         x = self.activation(self.c_fc(x))  # (B, T, F)
         return self.dropout(self.c_proj(x))  # type: ignore[no-any-return]
 
@@ -160,7 +164,7 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, past: KeysValues | None, mask: Tensor | None) -> tuple[Tensor, KeysValues]:
-        """X (B, T, C) -> (B, T, C), and this layer's keys and values."""
+        """x (B, T, C) -> (B, T, C), and this layer's keys and values."""
         attended, kept = self.attn(self.ln_1(x), past, mask)
         x = x + attended
         return x + self.mlp(self.ln_2(x)), kept
@@ -267,6 +271,8 @@ class GPT2(nn.Module):
         """Everything before the head: the last hidden states (B, T, C), all of them if asked, and keys and values."""
         new = token_ids.shape[1]
         cached = past[0].keys.shape[2] if past is not None else 0
+        if cached + new > self.config.n_positions:
+            raise ValueError(f"{cached + new} positions, but the model has {self.config.n_positions}")
         x = self.drop(self.wte(token_ids) + self.wpe(self.positions(new, cached, mask)))  # (B, T, C)
         attention_mask = self.attention_mask(new, cached, mask)
         hidden_states = [x] if return_hidden_states else []
@@ -291,7 +297,7 @@ class GPT2(nn.Module):
         return (mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, cached:]
 
     def attention_mask(self, new: int, cached: int, mask: Tensor | None) -> Tensor | None:
-        """Bool (B or 1, 1, T, S), true where a new position may look; None where plain causal attention says it all."""
+        """bool (B or 1, 1, T, S), true where a new position may look; None where plain causal attention says it all."""
         if mask is None and (new == 1 or cached == 0):
             return None
         seen = torch.ones(new, cached + new, dtype=torch.bool, device=self.wpe.weight.device)
@@ -299,7 +305,5 @@ class GPT2(nn.Module):
         if mask is None:
             return seen
         # A padding position still sees itself: a row of nothing would be NaN, and NaN times zero weight is NaN.
-        itself = torch.zeros_like(seen).diagonal_scatter(
-            torch.ones(1, 1, new, dtype=torch.bool, device=seen.device), offset=cached, dim1=2, dim2=3
-        )
-        return seen & mask[:, None, None, :].bool() | itself
+        itself = seen & ~seen.tril(-1 + cached)  # (1, 1, T, S), true where key and query are the same position
+        return (seen & mask[:, None, None, :].bool()) | itself

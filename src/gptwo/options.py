@@ -46,6 +46,11 @@ def refuse_unknown_names(cls: type[Options]) -> type[Options]:
         init(self, *args, **values)
 
     cls.__init__ = checked_init  # type: ignore[assignment]
+    lines = (
+        f"    {field.name} = {field.default!r}: {field.metadata['help']}"
+        for field in dataclasses.fields(cls)  # type: ignore[arg-type]
+    )
+    cls.__doc__ = "\n\n".join([cls.__doc__ or "", "Parameters, with their defaults:", "\n".join(lines)])
     return cls
 
 

@@ -123,6 +123,18 @@ def test_gradients_are_those_of_transformers(number: int) -> None:
         assert largest_difference(expected, found) <= 1e-5 * max(1.0, float(expected.abs().max())), name
 
 
+@pytest.mark.parametrize("number", [0, 7])
+def test_dropout_falls_where_it_falls_in_transformers(number: int) -> None:
+    theirs, ours = pair(CONFIGS[number] | {"embd_pdrop": 0.1, "attn_pdrop": 0.2, "resid_pdrop": 0.3}, number)
+    token_ids = torch.randint(CONFIGS[number]["vocab_size"], (2, CONFIGS[number]["n_positions"]))
+    drawn = []
+    for model in (theirs.train(), ours.train()):
+        torch.manual_seed(1)
+        drawn.append(model(token_ids).logits.detach())
+    assert largest_difference(*drawn) <= TOLERANCE
+    assert largest_difference(drawn[0], theirs.eval()(token_ids).logits.detach()) > 0.1
+
+
 def test_logits_are_those_of_transformers_at_the_124m_shape(record_property: Any) -> None:
     torch.manual_seed(0)
     theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config()).eval()

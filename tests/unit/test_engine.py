@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
-from tiny_models import ToyDecoder, answer, finish, logits_of, reference_decoder, tiny_config, tiny_tokenizer
+from tiny_models import TOKENIZER, ToyDecoder, answer, finish, logits_of, reference_decoder, tiny_config
 
 from gptwo.engine import Completion, Engine, Failure, Piece
 from gptwo.errors import DecoderError, InvalidRequestError, NumericalError
 from gptwo.sampling import BeamParams, SamplingParams
-
-TOKENIZER = tiny_tokenizer()
 
 
 def make_engine(decoder: ToyDecoder | None = None, **options: int) -> tuple[Engine, ToyDecoder]:
@@ -29,11 +27,6 @@ def alone(prompt: list[int], params: SamplingParams | BeamParams, **toy: Any) ->
     found = answer(engine, engine.add(prompt, params))
     assert decoder.held == {}
     return found
-
-
-def same(one: Completion, other: Completion) -> bool:
-    """Equal in everything but the number of the request."""
-    return vars(one) | {"request_id": 0} == vars(other) | {"request_id": 0}
 
 
 def drawn_params(draw: random.Random) -> SamplingParams | BeamParams:
@@ -85,7 +78,7 @@ def test_requests_that_come_between_steps_say_what_they_say_alone() -> None:
         events.extend(engine.step())
     said = {event.request_id: event for event in finish(engine, events) if isinstance(event, Completion)}
     assert said.keys() == wanted.keys()
-    assert all(same(said[request], wanted[request]) for request in wanted)
+    assert all(said[request] == wanted[request] for request in wanted)
     # One prefill joins the texts that are under way in each of the first steps.
     prefills = [sum(tokens > 1 for _, _, tokens in batch) for batch in decoder.batches[:6]]
     assert prefills == [1] * 6
@@ -191,7 +184,7 @@ def test_a_request_can_be_cancelled_before_during_and_after_its_work() -> None:
         assert decoder.held == {}
         said = {e.request_id: e for e in before + after if isinstance(e, Completion)}
         assert said.keys() == set(requests) if steps >= 5 + 1 else {requests[0], requests[2]}
-        assert same(said[requests[2]], alone([2], params))
+        assert said[requests[2]] == alone([2], params)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +220,7 @@ def test_a_request_that_fails_does_not_disturb_the_others() -> None:
     assert "no token is left to choose" in str(failure.error)
     said = {e.request_id: e for e in events if isinstance(e, Completion)}
     assert said.keys() == {first, last}
-    assert same(said[last], alone([1], params))
+    assert said[last] == alone([1], params)
     assert decoder.held == {}
 
 
@@ -247,7 +240,7 @@ def test_only_the_request_whose_tokens_break_the_model_fails() -> None:
     assert all(type(error) is NumericalError for error in errors.values())
     said = {e.request_id: e for e in events if isinstance(e, Completion)}
     assert said.keys() == set(good)
-    assert same(said[good[0]], alone([1], params))
+    assert said[good[0]] == alone([1], params)
     assert decoder.held == {}
 
 
@@ -269,9 +262,18 @@ def test_a_fork_that_fails_leaves_no_sequence_open(params: SamplingParams | Beam
 
 def test_what_can_never_be_answered_is_refused_before_any_work() -> None:
     engine, decoder = make_engine()
-    for prompt, params in [([300], SamplingParams()), ([-1], SamplingParams()), ([1], SamplingParams(logprobs=301))]:
+    wrong: list[tuple[list[int], dict[str, Any]]] = [
+        ([300], {}),
+        ([-1], {}),
+        ([1], {"logprobs": 301}),
+        ([1], {"logit_bias": {300: 1}}),
+        ([1], {"stop_token_ids": [300]}),
+        ([1], {"bad_words": [[1, 300]]}),
+        ([1], {"max_tokens": 64}),
+    ]
+    for prompt, values in wrong:
         with pytest.raises(InvalidRequestError):
-            engine.add(prompt, params)
+            engine.add(prompt, SamplingParams(**values))
     assert not engine.has_work()
     assert decoder.opened == 0
 
@@ -299,7 +301,7 @@ def test_a_step_that_was_interrupted_is_done_again(step: int, moment: str) -> No
     with pytest.raises(KeyboardInterrupt):
         finish(engine, events)
     said = {e.request_id: e for e in finish(engine, events) if isinstance(e, Completion)}
-    assert all(same(said[request], one) for request, one in zip(requests, wanted, strict=True))
+    assert all(said[request] == one for request, one in zip(requests, wanted, strict=True))
     assert decoder.held == {}
 
 
@@ -324,7 +326,7 @@ def test_a_step_of_the_real_decoder_that_was_interrupted_gives_the_same_bits() -
         decoder.forward = broken  # type: ignore[method-assign]
         with pytest.raises(KeyboardInterrupt):
             finish(engine)
-        assert same(answer(engine, request), wanted)
+        assert answer(engine, request) == wanted
 
 
 # ---- all of it at once
@@ -367,7 +369,7 @@ def test_a_hundred_random_requests_leave_nothing_open_and_say_what_they_say_alon
             with pytest.raises(type(end.error)):
                 alone_with_poison(prompt, params)
         else:
-            assert same(end, alone_with_poison(prompt, params))
+            assert end == alone_with_poison(prompt, params)
     assert failed > 2
     assert len(ends) > 60
 

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
-from tiny_models import ToyDecoder, logits_of, random_arrays, reference_decoder, tiny_config, tiny_tokenizer
+from tiny_models import TOKENIZER, ToyDecoder, logits_of, random_arrays, reference_decoder, tiny_config
 
 from gptwo.errors import ContextLengthError, InvalidRequestError
 from gptwo.language_model import LanguageModel, Score
 from gptwo.model import GPT2
 from gptwo.sampling.sampler import log_softmax
 
-TOKENIZER = tiny_tokenizer()
 END = 299
 
 

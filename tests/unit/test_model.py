@@ -199,6 +199,22 @@ def test_positions_count_the_true_tokens_only() -> None:
     assert model.positions(2, 3, None).tolist() == [3, 4]
 
 
+def test_every_position_sees_something_if_only_itself() -> None:
+    # The softmax of a row that sees nothing is NaN, in the versions of PyTorch that do not special-case it.
+    model, mask = model_of(), torch.tensor([[0, 0, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]])
+    for new, cached in ((4, 0), (2, 2), (1, 3)):
+        seen = model.attention_mask(new, cached, mask)
+        assert seen is not None
+        assert seen.shape == (3, 1, new, 4)
+        assert seen.any(dim=-1).all()
+    assert model.attention_mask(4, 0, mask)[0, 0].tolist() == [  # type: ignore[index]
+        [True, False, False, False],
+        [False, True, False, False],
+        [False, False, True, False],
+        [False, False, True, True],
+    ]
+
+
 # ---- training
 
 

@@ -115,6 +115,13 @@ def test_cases_worked_out_by_hand(tokens, stops, pieces, stopped_by):
     assert assemble([token.encode() for token in tokens], stops) == (pieces, stopped_by)
 
 
+def test_what_was_complete_before_it_may_stop_is_never_found_again_nor_held_back() -> None:
+    tokens = [b"a", b"b", b"x"]
+    assert assemble(tokens, ["b", "abc"], first_that_may_stop=2) == (["", "", "abx", ""], None)
+    assert assemble(tokens, ["ab"], first_that_may_stop=2) == (["", "ab", "x", ""], None)
+    assert assemble(tokens, ["ab"], first_that_may_stop=1) == (["", ""], "ab")
+
+
 def test_the_stop_string_stays_where_that_is_asked_for_and_nothing_behind_it():
     assert assemble([b"one", b" st", b"op two"], ["stop"], include_stop=True) == (["one", " ", "stop"], "stop")
 

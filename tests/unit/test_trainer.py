@@ -103,7 +103,7 @@ def test_the_saved_model_is_the_best_and_not_the_last(data: Path, tmp_path: Path
     saved = load_checkpoint(tmp_path / "run" / "model").tensors["wte.weight"].float32()
     assert_array_equal(saved, weights_of(tmp_path / "run", 9)["wte.weight"])
     card = (tmp_path / "run" / "model" / "README.md").read_text()
-    assert "| steps | 9 of 12, 32 tokens each |" in card
+    assert "| steps | 9 of 12, the best by validation loss, 32 tokens each |" in card
     assert f"{lines[8]['val_loss']:.4f} nats per token, {lines[8]['val_nats_per_character']:.4f}" in card
 
 

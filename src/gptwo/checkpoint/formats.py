@@ -41,5 +41,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
                 return known.read(path)
     except OSError as error:
         raise CheckpointError(f"checkpoint {path}: cannot be read: {error}") from error
+    if (path / "model" / "config.json").is_file():
+        raise CheckpointError(f"checkpoint {path}: holds no model itself; did you mean {path / 'model'}?")
     known_formats = "; ".join(f"{known.name}: {known.looks_like}" for known in FORMATS)
     raise CheckpointError(f"checkpoint {path}: no known format is there ({known_formats})")

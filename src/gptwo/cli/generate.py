@@ -50,10 +50,11 @@ OPTIONS: list[click.Parameter] = [
 
 @click.command(cls=SectionedCommand, params=[*OPTIONS, *model_options(), *generation_options()])
 def command(prompt: str | None, file: str | None, **options: Any) -> None:
-    """Continue PROMPT, or standard input if it is `-`, and write the text as it is generated.
+    r"""Continue PROMPT, or standard input if it is `-`, and write the text as it is generated.
 
     On a terminal the prompt stands before its continuation; into a pipe or a file goes the continuation alone, and a
     line end after it. Standard input loses one line end at its end. Of several texts, each has a line above it.
+    Arguments are taken as they are typed: a line end is $'\n' in most shells.
 
     A file of prompts holds one a line. In a .jsonl file each line is an object with "prompt" (text or token ids) and,
     if it likes, any of the parameters below, with underscores: {"prompt": "Once", "max_tokens": 5}.
@@ -66,6 +67,9 @@ def command(prompt: str | None, file: str | None, **options: Any) -> None:
     wrong = misplaced(values)
     if wrong is not None:
         raise click.UsageError(wrong)
+    for name in ("logprobs", "prompt_logprobs"):
+        if name in values and not options["as_json"]:
+            raise click.UsageError(f"--{name.replace('_', '-')} shows in --json only")
     try:
         make_params(without_length(values))  # a wrong value is told before a model is loaded
     except InvalidRequestError as error:

@@ -108,7 +108,7 @@ def _max_tokens(prompt: int, params: SamplingParams | BeamParams, positions: int
                 param="prompt_logprobs",
             )
         return params.max_tokens
-    hint = "; shorten it" if isinstance(params, BeamParams) else "; shorten it, or ask for overflow='slide'"
+    hint = "; shorten it" if isinstance(params, BeamParams) else "; shorten it, or set overflow to 'slide'"
     wanted = params.max_tokens
     if wanted is None:
         if prompt >= positions:

@@ -83,9 +83,8 @@ class SamplingRun:
 
     def _fork(self, index: int) -> Sequence:
         sequence = self._new_sequence(index)
-        if self.request.max_tokens > 0:
-            assert self._first.handle is not None
-            sequence.handle = self._decoder.fork(self._first.handle)
+        assert self._first.handle is not None
+        sequence.handle = self._decoder.fork(self._first.handle)
         return sequence
 
     def _close(self, sequence: Sequence) -> None:

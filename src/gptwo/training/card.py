@@ -57,7 +57,7 @@ def model_card(
         f"| data | {names}: {train.characters:,} characters ({train.count:,} tokens) to train, "
         f"{val.characters:,} ({val.count:,}) to validate |",
         f"| start | {config.init} |",
-        f"| steps | {step} of {config.steps}, "
+        f"| steps | {step} of {config.steps}{', the best by validation loss' if val_loss is not None else ''}, "
         f"{config.batch_size * config.grad_accumulation * config.block_size:,} tokens each |",
         f"| seed | {config.seed} |",
         f"| time | {seconds / 60:.0f} minutes, {os.cpu_count()} cores, {config.device} |",
