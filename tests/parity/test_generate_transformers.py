@@ -133,3 +133,17 @@ def test_processors_change_greedy_text_as_they_do_in_transformers(
         found = ours.generate(prompt, gptwo.SamplingParams(max_tokens=40, temperature=0, **ours_says)).token_ids
         assert found == tuple(row[: len(found)])
         assert set(row[len(found) :]) <= {EOS}
+
+
+@pytest.mark.slow
+def test_greedy_tokens_at_the_124m_shape_are_those_of_transformers(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config()).eval()
+    theirs.save_pretrained(tmp_path)
+    prompt = np.random.default_rng(3).integers(50257, size=100).tolist()
+    expected = theirs.generate(
+        torch.tensor([prompt]), attention_mask=torch.ones(1, 100), do_sample=False, max_new_tokens=64, pad_token_id=0
+    )
+    with gptwo.load(str(tmp_path)) as ours:
+        found = ours.generate(prompt, gptwo.SamplingParams(max_tokens=64, temperature=0, ignore_eos=True))
+    assert list(found.token_ids) == expected[0, 100:].tolist()
