@@ -19,6 +19,7 @@ from gptwo.decoder import open_decoder
 from gptwo.decoder.protocol import Decoder, Floats
 from gptwo.engine import Completion, Engine, Event, Failure, Piece
 from gptwo.engine.request import KeepLogits, check_token_ids
+from gptwo.engine.text import token_text
 from gptwo.errors import CheckpointError, ContextLengthError, DecoderError, InvalidRequestError
 from gptwo.options import is_integer, shown
 from gptwo.sampling import BeamParams, SamplingParams
@@ -51,7 +52,7 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        """Exp of the mean negative log-probability; NaN for a text of a single token."""
+        """exp of the mean negative log-probability; NaN for a text of a single token."""
         if not self.scored:
             return math.nan
         try:
@@ -188,7 +189,9 @@ class LanguageModel:
         if not is_integer(k) or not 1 <= k <= self.config.vocab_size:
             raise InvalidRequestError(f"k is {shown(k)}, expected 1 to {self.config.vocab_size}", param="k")
         logprobs = log_softmax(self._logits(self._encode(prompt), "last")[-1])
-        return [(self._token_text(token), token, math.exp(value)) for token, value in top_logprobs(logprobs, k)]
+        return [
+            (token_text(self.tokenizer, token), token, math.exp(value)) for token, value in top_logprobs(logprobs, k)
+        ]
 
     def logits(self, prompt: Prompt) -> Floats:
         """The logits of the token after each position: float32 (T, V)."""
@@ -363,10 +366,6 @@ class LanguageModel:
                 param="prompt",
             )
         return self.tokenizer.encode(prompt)
-
-    def _token_text(self, token_id: int) -> str:
-        known = self.tokenizer is not None and token_id < self.tokenizer.vocab_size
-        return self.tokenizer.token_text(token_id) if known and self.tokenizer is not None else ""
 
 
 def _is_one_prompt(prompts: object) -> bool:

@@ -20,6 +20,7 @@ Check = Callable[[str, Any], Any]
 Options = TypeVar("Options")
 
 LARGEST_INTEGER = 2**31 - 1
+MOST_THREADS = 256  # more than any processor that runs a GPT-2, and few enough that every system has them
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 60

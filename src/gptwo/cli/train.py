@@ -15,6 +15,7 @@ from gptwo.cli.loading import as_path
 from gptwo.cli.parameters import SectionedCommand, given, parameters_of
 from gptwo.cli.terminal import bar, is_terminal, note, write
 from gptwo.errors import InvalidRequestError, MissingDependencyError
+from gptwo.options import MOST_THREADS
 from gptwo.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 OPTIONS: list[click.Parameter] = [
     click.Option(["--data"], required=True, metavar="DIR", help="What `gptwo prepare` made."),
     click.Option(["--out"], required=True, metavar="RUN", help="Where the run lives; its model is in RUN/model."),
-    click.Option(["--threads"], type=click.IntRange(1, 256), help="Threads to compute with."),
+    click.Option(["--threads"], type=click.IntRange(1, MOST_THREADS), help="Threads to compute with."),
 ]
 SETTINGS = parameters_of(TrainConfig)
 

@@ -7,12 +7,10 @@ import importlib.util
 from gptwo.checkpoint import Checkpoint
 from gptwo.decoder.protocol import Decoder
 from gptwo.errors import InvalidRequestError, MissingDependencyError, nearest_name
-from gptwo.options import integer, shown
+from gptwo.options import MOST_THREADS, integer, shown
 
 BACKENDS = ("auto", "reference")
 WEIGHTS = ("auto", "f32", "bf16")
-
-MOST_THREADS = 256  # more than any processor that runs a GPT-2, and few enough that every system has them
 
 
 def open_decoder(

@@ -7,7 +7,7 @@ from gptwo.engine.output import Choice, Completion, Event, Piece, TokenLogprob, 
 from gptwo.engine.request import Request
 from gptwo.engine.run import Feed
 from gptwo.engine.sequence import Sequence
-from gptwo.engine.text import TextAssembler
+from gptwo.engine.text import TextAssembler, token_text
 from gptwo.sampling import SamplingParams
 from gptwo.sampling.counter_random import uniform
 from gptwo.sampling.sampler import choose, log_softmax, process_logits, top_logprobs
@@ -169,13 +169,9 @@ class SamplingRun:
         return piece
 
     def _describe(self, token_id: int, logprobs: Floats, count: int) -> TokenLogprob:
-        top = tuple(TopToken(other, self._token_text(other), value) for other, value in top_logprobs(logprobs, count))
-        return TokenLogprob(token_id, self._token_text(token_id), float(logprobs[token_id]), top)
-
-    def _token_text(self, token_id: int) -> str:
-        if self._tokenizer is None or token_id >= self._tokenizer.vocab_size:
-            return ""
-        return self._tokenizer.token_text(token_id)
+        known = self._tokenizer
+        top = tuple(TopToken(other, token_text(known, other), value) for other, value in top_logprobs(logprobs, count))
+        return TokenLogprob(token_id, token_text(known, token_id), float(logprobs[token_id]), top)
 
     def _complete(self) -> list[Event]:
         """The completion, and before it, where the best of many were chosen, their texts in one piece each."""

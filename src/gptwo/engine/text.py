@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gptwo.tokenizer import IncrementalDecoder
+from gptwo.tokenizer import IncrementalDecoder, Tokenizer
 
 
 class TextAssembler:
@@ -50,6 +50,11 @@ class TextAssembler:
         certain = len(text) - self._searched
         self._held = text[certain:]
         return text[:certain]
+
+
+def token_text(tokenizer: Tokenizer | None, token_id: int) -> str:
+    """One token for showing; "" without a tokenizer, and for the padding of a vocabulary, which no tokenizer knows."""
+    return "" if tokenizer is None or token_id >= tokenizer.vocab_size else tokenizer.token_text(token_id)
 
 
 def _overlap(text: str, stop: str) -> int:
