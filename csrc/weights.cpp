@@ -1,8 +1,10 @@
 #include "weights.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 #include "errors.hpp"
 
@@ -31,10 +33,9 @@ float from_half(uint16_t value) {
     return value & 0x8000 ? -result : result;
 }
 
-uint16_t to_half(float value) {  // half to even; beyond the largest half, the largest
+uint16_t to_half(float value) {  // half to even; what is too large was refused before
     const uint16_t sign = value < 0 ? 0x8000 : 0;
     value = std::fabs(value);
-    if (value > 65504.0f) value = 65504.0f;
     if (value < 0x1p-14f) return uint16_t(sign | uint16_t(std::nearbyint(value * 0x1p24f)));
     uint32_t bits;
     std::memcpy(&bits, &value, 4);
@@ -110,13 +111,14 @@ PackedMatrix::PackedMatrix(Format format, int inputs, int outputs, const float* 
     bytes_ = Buffer<uint8_t>(panels * panel_bytes);
     matrix_ = {bytes_.data(), panel_bytes, inputs, outputs, panels, blocks, format};
 
-    std::atomic<bool> finite{true};
+    std::atomic<bool> finite{true}, fits{true};
     pool.run(panels, 4, [&](int first, int last) {
         std::vector<float> rows(size_t(kLanes) * size_t(round_up(inputs, kPad)));  // one output after another
         const size_t stride = size_t(round_up(inputs, kPad));
         for (int panel = first; panel < last; ++panel) {
             std::fill(rows.begin(), rows.end(), 0.0f);
             float check = 0.0f;  // stays zero while all is finite
+            float peak = 0.0f;
             const int lanes = outputs - panel * kLanes < kLanes ? outputs - panel * kLanes : kLanes;
             const float* start = source + ptrdiff_t(panel) * kLanes * output_stride;
             for (int k = 0; k < inputs; ++k) {
@@ -124,10 +126,12 @@ PackedMatrix::PackedMatrix(Format format, int inputs, int outputs, const float* 
                 for (int lane = 0; lane < lanes; ++lane) {
                     const float value = start[k * input_stride + lane * output_stride] * factor;
                     check += value * 0.0f;
+                    peak = std::fmax(peak, std::fabs(value));
                     rows[lane * stride + k] = value;
                 }
             }
             if (!(check == 0.0f)) finite.store(false);
+            if (format == Format::int4 && peak > 7.0f * 65504.0f) fits.store(false);
             uint8_t* out = bytes_.data() + panel * panel_bytes;
             for (int lane = 0; lane < kLanes; ++lane) {
                 const float* w = rows.data() + lane * stride;
@@ -146,6 +150,7 @@ PackedMatrix::PackedMatrix(Format format, int inputs, int outputs, const float* 
         }
     });
     if (!finite.load()) throw NumericalError("it holds NaN or infinite values");
+    if (!fits.load()) throw NumericalError("it holds values too large for int4's half-precision scales; use int8");
 }
 
 void PackedMatrix::output_row(int output, float* row) const {
