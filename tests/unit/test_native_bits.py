@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -24,11 +26,32 @@ def decoder(request):
     return native(CONFIG, ARRAYS, request.param, threads=2)
 
 
+@contextmanager
+def closing_all(decoder):
+    """A list; the sequences in it are closed at the end, also when Hypothesis gives an example up half-way."""
+    opened: list[int] = []
+    try:
+        yield opened
+    finally:
+        for sequence in opened:
+            decoder.close(sequence)
+
+
 @settings(max_examples=25, deadline=None)
 @given(batch=st.lists(texts, min_size=2, max_size=5), data=st.data())
 def test_a_text_in_any_batch_and_any_chunks_says_what_it_says_alone(decoder, batch, data):
     alone = [all_logits(decoder, ids) for ids in batch]
+    with closing_all(decoder) as opened:
+        got = run_in_random_chunks(decoder, opened, batch, data)
+    for expected, parts in zip(alone, got, strict=True):
+        assert_array_equal(np.concatenate(parts), expected)
+    assert decoder.cache_blocks == 0
+
+
+def run_in_random_chunks(decoder, opened, batch, data):
+    """The logits of each text, in the parts in which a random number of tokens of each text at a time gave them."""
     open_sequences = [decoder.open() for _ in batch]
+    opened.extend(open_sequences)
     left = list(batch)
     got = [[] for _ in batch]
     while any(left):
@@ -46,11 +69,7 @@ def test_a_text_in_any_batch_and_any_chunks_says_what_it_says_alone(decoder, bat
             got[i].append(logits[start : start + n])
             start += n
             left[i] = left[i][n:]
-    for sequence in open_sequences:
-        decoder.close(sequence)
-    for expected, parts in zip(alone, got, strict=True):
-        assert_array_equal(np.concatenate(parts), expected)
-    assert decoder.cache_blocks == 0
+    return got
 
 
 @settings(max_examples=15, deadline=None)
@@ -66,28 +85,28 @@ def test_a_text_token_by_token_says_what_it_says_at_once(decoder, ids):
 @settings(max_examples=25, deadline=None)
 @given(ids=texts, tails=st.lists(texts, min_size=1, max_size=4), data=st.data())
 def test_forks_and_truncated_texts_go_on_as_if_they_had_always_been_alone(decoder, ids, tails, data):
-    trunk = decoder.open()
-    feed(decoder, trunk, ids)
-    branches = [decoder.fork(trunk) for _ in tails]
     kept = [data.draw(st.integers(0, len(ids))) for _ in tails]
-    for branch, length in zip(branches, kept, strict=True):
-        decoder.truncate(branch, length)
     ends = [tail[: CONFIG.n_positions - length] for tail, length in zip(tails, kept, strict=True)]
-    logits = decoder.forward(
-        np.concatenate(ends),
-        np.repeat(branches, [len(end) for end in ends]),
-        np.concatenate([np.arange(n, n + len(end)) for n, end in zip(kept, ends, strict=True)]),
-        np.arange(sum(len(end) for end in ends)),
-    )
-    start = 0
-    for length, end in zip(kept, ends, strict=True):
-        assert_array_equal(logits[start : start + len(end)], all_logits(decoder, ids[:length] + end)[length:])
-        start += len(end)
-    assert decoder.length(trunk) == len(ids)
-    if len(ids) < CONFIG.n_positions:
+    with closing_all(decoder) as opened:
+        trunk = decoder.open()
+        opened.append(trunk)
+        feed(decoder, trunk, ids)
+        branches = [decoder.fork(trunk) for _ in tails]
+        opened.extend(branches)
+        for branch, length in zip(branches, kept, strict=True):
+            decoder.truncate(branch, length)
+        logits = decoder.forward(
+            np.concatenate(ends),
+            np.repeat(branches, [len(end) for end in ends]),
+            np.concatenate([np.arange(n, n + len(end)) for n, end in zip(kept, ends, strict=True)]),
+            np.arange(sum(len(end) for end in ends)),
+        )
+        start = 0
+        for length, end in zip(kept, ends, strict=True):
+            assert_array_equal(logits[start : start + len(end)], all_logits(decoder, ids[:length] + end)[length:])
+            start += len(end)
+        assert decoder.length(trunk) == len(ids)
         assert_array_equal(feed(decoder, trunk, [1]), all_logits(decoder, [*ids, 1])[-1:])
-    for sequence in (trunk, *branches):
-        decoder.close(sequence)
     assert decoder.cache_blocks == 0
 
 
