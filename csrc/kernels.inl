@@ -6,6 +6,9 @@
 
 #include "kernels.hpp"
 
+// The sums of a tile must stay in registers, so the loops over its rows and panels have to vanish.
+#define GPTWO_UNROLL _Pragma("GCC unroll 16")
+
 namespace gptwo {
 namespace {
 
@@ -101,66 +104,89 @@ inline void finish(const Matrix& m, const Target& target, int row, int panel, F 
 template <typename E, int R, int P>
 void float_tile(const Matrix& m, const Rows& rows, const Target& target, int row, int panel) {
     F sum[R][P];
+    GPTWO_UNROLL
     for (int r = 0; r < R; ++r)
+        GPTWO_UNROLL
         for (int p = 0; p < P; ++p) sum[r][p] = set(0.0f);
     const float* x = rows.x + size_t(row) * rows.stride;
     const E* w = reinterpret_cast<const E*>(m.data + size_t(panel) * m.panel_bytes);
     const size_t next = m.panel_bytes / sizeof(E);
     for (int k = 0; k < m.inputs; ++k) {
         F weights[P];
+        GPTWO_UNROLL
         for (int p = 0; p < P; ++p) weights[p] = load(w + p * next + size_t(k) * kLanes);
+        GPTWO_UNROLL
         for (int r = 0; r < R; ++r) {
             F value = set(x[r * rows.stride + k]);
+            GPTWO_UNROLL
             for (int p = 0; p < P; ++p) sum[r][p] = fma(value, weights[p], sum[r][p]);
         }
     }
+    GPTWO_UNROLL
     for (int r = 0; r < R; ++r)
+        GPTWO_UNROLL
         for (int p = 0; p < P; ++p) finish(m, target, row + r, panel + p, sum[r][p]);
+}
+
+// The second term of a block with an outlier. It is rare, and apart: inlined, it would keep the block's weights alive
+// through the common case, in registers that the sums need.
+__attribute__((noinline)) F int8_rest(const uint8_t* groups, const int8_t* q, int sum) {
+    I dot = set_int(-128 * sum);
+    for (int g = 0; g < kInt8Block / kGroup; ++g) dot = dot_int8(dot, load_int8(groups + g * 64), broadcast_rest(q, g));
+    return to_float(dot);
 }
 
 template <int R, int P>
 void int8_tile(const Matrix& m, const Rows& rows, const Target& target, int row, int panel) {
     constexpr int kBytes = 64 + kInt8Block * kLanes;
     F sum[R][P];
+    GPTWO_UNROLL
     for (int r = 0; r < R; ++r)
+        GPTWO_UNROLL
         for (int p = 0; p < P; ++p) sum[r][p] = set(0.0f);
     for (int b = 0; b < m.blocks; ++b) {
         const size_t at = size_t(row) * rows.blocks + b;
         const size_t q_at = size_t(row) * rows.q_stride + size_t(b) * kInt8Block;
         I dot[R][P];
+        GPTWO_UNROLL
         for (int r = 0; r < R; ++r)  // the weights carry an offset of 128
+            GPTWO_UNROLL
             for (int p = 0; p < P; ++p) dot[r][p] = set_int(-128 * rows.sum[at + r * rows.blocks]);
         const uint8_t* block[P];
+        GPTWO_UNROLL
         for (int p = 0; p < P; ++p) block[p] = m.data + size_t(panel + p) * m.panel_bytes + size_t(b) * kBytes;
         for (int g = 0; g < kInt8Block / kGroup; ++g) {
+            GPTWO_UNROLL
             for (int p = 0; p < P; ++p) {
                 W w = load_int8(block[p] + 64 + g * 64);
+                GPTWO_UNROLL
                 for (int r = 0; r < R; ++r) {
                     const size_t q = q_at + r * rows.q_stride;
                     dot[r][p] = dot_int8(dot[r][p], w, broadcast_int8(rows.q + q, rows.wide + (kWide ? q : 0), g));
                 }
             }
         }
+        GPTWO_UNROLL
         for (int p = 0; p < P; ++p) {
             F scales = load(reinterpret_cast<const float*>(block[p]));
+            GPTWO_UNROLL
             for (int r = 0; r < R; ++r) {
                 const size_t i = at + r * rows.blocks;
                 F scale = mul(scales, set(rows.scale[i]));
                 sum[r][p] = fma(to_float(dot[r][p]), scale, sum[r][p]);
                 if (rows.rest_sum[i] == kNoRest) continue;
-                I rest = set_int(-128 * rows.rest_sum[i]);
-                for (int g = 0; g < kInt8Block / kGroup; ++g)
-                    rest = dot_int8(rest, load_int8(block[p] + 64 + g * 64),
-                                    broadcast_rest(rows.rest + q_at + r * rows.q_stride, g));
-                sum[r][p] = fma(to_float(rest), mul(scale, set(1.0f / 254)), sum[r][p]);
+                F rest = int8_rest(block[p] + 64, rows.rest + q_at + r * rows.q_stride, rows.rest_sum[i]);
+                sum[r][p] = fma(rest, mul(scale, set(1.0f / 254)), sum[r][p]);
             }
         }
     }
+    GPTWO_UNROLL
     for (int r = 0; r < R; ++r)
+        GPTWO_UNROLL
         for (int p = 0; p < P; ++p) finish(m, target, row + r, panel + p, sum[r][p]);
 }
 
-inline I int4_dot(const uint8_t* chunks, const int8_t* q) {
+__attribute__((noinline)) F int4_rest(const uint8_t* chunks, const int8_t* q, int sum) {
     I4 dot = zero_int4();
     for (int c = 0; c < 4; ++c) {
         W4 low, high;
@@ -168,25 +194,31 @@ inline I int4_dot(const uint8_t* chunks, const int8_t* q) {
         dot = dot_int4(dot, low, broadcast_int4(q, c));
         dot = dot_int4(dot, high, broadcast_int4(q, c + 4));
     }
-    return total_int4(dot);
+    return to_float(add(total_int4(dot), set_int(-8 * sum)));
 }
 
 template <int R, int P>
 void int4_tile(const Matrix& m, const Rows& rows, const Target& target, int row, int panel) {
     constexpr int kBytes = 32 + kInt4Block * kLanes / 2;
     F sum[R][P];
+    GPTWO_UNROLL
     for (int r = 0; r < R; ++r)
+        GPTWO_UNROLL
         for (int p = 0; p < P; ++p) sum[r][p] = set(0.0f);
     for (int b = 0; b < m.blocks; ++b) {
         const size_t at = size_t(row) * rows.blocks + b;
         const size_t q_at = size_t(row) * rows.q_stride + size_t(b) * kInt4Block;
+        GPTWO_UNROLL
         for (int p = 0; p < P; ++p) {
             const uint8_t* block = m.data + size_t(panel + p) * m.panel_bytes + size_t(b) * kBytes;
             I4 dot[R];
+            GPTWO_UNROLL
             for (int r = 0; r < R; ++r) dot[r] = zero_int4();
+            GPTWO_UNROLL
             for (int c = 0; c < 4; ++c) {
                 W4 low, high;
                 load_int4(block + 32 + c * 64, low, high);
+                GPTWO_UNROLL
                 for (int r = 0; r < R; ++r) {
                     const int8_t* q = rows.q + q_at + r * rows.q_stride;
                     dot[r] = dot_int4(dot[r], low, broadcast_int4(q, c));
@@ -194,19 +226,21 @@ void int4_tile(const Matrix& m, const Rows& rows, const Target& target, int row,
                 }
             }
             F scales = load_half(reinterpret_cast<const uint16_t*>(block));
+            GPTWO_UNROLL
             for (int r = 0; r < R; ++r) {
                 const size_t i = at + r * rows.blocks;
                 F scale = mul(scales, set(rows.scale[i]));
                 I exact = add(total_int4(dot[r]), set_int(-8 * rows.sum[i]));
                 sum[r][p] = fma(to_float(exact), scale, sum[r][p]);
                 if (rows.rest_sum[i] == kNoRest) continue;
-                I rest = int4_dot(block + 32, rows.rest + q_at + r * rows.q_stride);
-                rest = add(rest, set_int(-8 * rows.rest_sum[i]));
-                sum[r][p] = fma(to_float(rest), mul(scale, set(1.0f / 254)), sum[r][p]);
+                F rest = int4_rest(block + 32, rows.rest + q_at + r * rows.q_stride, rows.rest_sum[i]);
+                sum[r][p] = fma(rest, mul(scale, set(1.0f / 254)), sum[r][p]);
             }
         }
     }
+    GPTWO_UNROLL
     for (int r = 0; r < R; ++r)
+        GPTWO_UNROLL
         for (int p = 0; p < P; ++p) finish(m, target, row + r, panel + p, sum[r][p]);
 }
 
@@ -341,8 +375,10 @@ void block_scores(const float* q, const E* keys, int head_size, float scale, flo
     F sum[4] = {set(0.0f), set(0.0f), set(0.0f), set(0.0f)};
     for (int d = 0; d < head_size; ++d) {
         F value = set(q[d]);
+        GPTWO_UNROLL
         for (int i = 0; i < 4; ++i) sum[i] = fma(value, load(keys + d * kPositions + i * 16), sum[i]);
     }
+    GPTWO_UNROLL
     for (int i = 0; i < 4; ++i) store(scores + i * 16, mul(sum[i], set(scale)));
 }
 
@@ -350,15 +386,18 @@ void block_scores(const float* q, const E* keys, int head_size, float scale, flo
 template <typename E, int G>
 void weighted_values(const AttentionTask& t, const float* weights, int length, int dimension, float* out) {
     F sum[G];
+    GPTWO_UNROLL
     for (int i = 0; i < G; ++i) sum[i] = set(0.0f);
     for (int start = 0; start < length; start += kPositions) {
         const E* values = static_cast<const E*>(t.values[start / kPositions]) + dimension;
         const int count = length - start < kPositions ? length - start : kPositions;
         for (int s = 0; s < count; ++s) {
             F weight = set(weights[start + s]);
+            GPTWO_UNROLL
             for (int i = 0; i < G; ++i) sum[i] = fma(weight, load(values + s * t.padded_head_size + i * 16), sum[i]);
         }
     }
+    GPTWO_UNROLL
     for (int i = 0; i < G; ++i) store(out + dimension + i * 16, sum[i]);
 }
 
