@@ -52,7 +52,9 @@ def instruction_set(name: str) -> Iterator[None]:
         yield
 
 
-def native(config: GPTConfig, arrays: dict[str, np.ndarray], weights: Weights = "f32", **options: object) -> NativeDecoder:
+def native(
+    config: GPTConfig, arrays: dict[str, np.ndarray], weights: Weights = "f32", **options: object
+) -> NativeDecoder:
     return NativeDecoder(config, stored(arrays), weights=weights, **options)
 
 

@@ -18,7 +18,7 @@ class Model:
         tied: bool,
         activation: int,
         attention_scales: list[float],
-        format: int,
+        format: int,  # noqa: A002
         bf16_cache: bool,
         threads: int,
         tier: str,

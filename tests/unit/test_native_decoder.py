@@ -101,7 +101,9 @@ def test_truncating_to_more_than_there_is_is_refused(decoder, length):
 
 
 @pytest.mark.parametrize("weights", ["f32", "bf16", "int8", "int4"])
-@pytest.mark.parametrize("name", ["wte.weight", "h.1.mlp.c_fc.weight", "h.0.attn.c_attn.bias", "ln_f.weight", "wpe.weight"])
+@pytest.mark.parametrize(
+    "name", ["wte.weight", "h.1.mlp.c_fc.weight", "h.0.attn.c_attn.bias", "ln_f.weight", "wpe.weight"]
+)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_weights_that_are_not_finite_are_refused_by_name(weights, name, value):
     arrays = {key: array.copy() for key, array in ARRAYS.items()}

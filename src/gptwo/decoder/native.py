@@ -127,8 +127,13 @@ class NativeDecoder:
     def forward(self, token_ids: Integers, sequence: Integers, positions: Integers, rows: Integers) -> Floats:
         """See the protocol. Raises NumericalError if the logits are not finite; then no sequence has changed either."""
         logits = np.empty((len(rows), self.config.vocab_size), dtype=np.float32)
-        batch = [np.ascontiguousarray(array, dtype=np.int64) for array in (token_ids, sequence, positions, rows)]
-        self._core.forward(*batch, logits)
+        self._core.forward(
+            np.ascontiguousarray(token_ids, dtype=np.int64),
+            np.ascontiguousarray(sequence, dtype=np.int64),
+            np.ascontiguousarray(positions, dtype=np.int64),
+            np.ascontiguousarray(rows, dtype=np.int64),
+            logits,
+        )
         return logits
 
 
@@ -138,7 +143,9 @@ def default_threads() -> int:
     if not wanted:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not wanted.isascii() or not wanted.isdecimal() or not 1 <= int(wanted[:6]) <= 4096:
-        raise InvalidRequestError(f"GPTWO_THREADS is {wanted[:20]!r}, expected a number from 1 to 4096", param="threads")
+        raise InvalidRequestError(
+            f"GPTWO_THREADS is {wanted[:20]!r}, expected a number from 1 to 4096", param="threads"
+        )
     return int(wanted)
 
 
