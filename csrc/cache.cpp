@@ -15,13 +15,23 @@ Cache::Cache(int layers, int heads, int head_size, bool bf16)
 }
 
 Cache::Block Cache::new_block() {
-    auto free_block = [this](Buffer<uint8_t>* memory) {
-        delete memory;
+    auto give_back = [this](Buffer<uint8_t>* memory) {
         --in_use_;
+        if (spare_.size() < kSpare)
+            spare_.emplace_back(memory);  // room was reserved for it
+        else
+            delete memory;
     };
-    auto memory = std::make_unique<Buffer<uint8_t>>(block_bytes_);
+    spare_.reserve(kSpare);
+    std::unique_ptr<Buffer<uint8_t>> memory;
+    if (spare_.empty()) {
+        memory = std::make_unique<Buffer<uint8_t>>(block_bytes_);
+    } else {
+        memory = std::move(spare_.back());
+        spare_.pop_back();
+    }
     ++in_use_;
-    return Block(memory.release(), free_block);
+    return Block(memory.release(), give_back);
 }
 
 const Cache::Sequence& Cache::held(int64_t sequence) const {

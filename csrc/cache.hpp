@@ -44,8 +44,9 @@ class Cache {
     size_t sequences() const { return sequences_.size(); }
 
   private:
-    // What a block's shared_ptr does when the last sequence lets go of it is free the memory.
+    // A block that the last sequence lets go of is kept for the next, up to a number: fresh memory costs time.
     using Block = std::shared_ptr<Buffer<uint8_t>>;
+    static constexpr size_t kSpare = 16;
     struct Sequence {
         int64_t length = 0;
         std::vector<Block> blocks;
@@ -58,6 +59,7 @@ class Cache {
     bool bf16_;
     size_t keys_bytes_, head_bytes_, block_bytes_;
     int64_t next_ = 0, in_use_ = 0;
+    std::vector<std::unique_ptr<Buffer<uint8_t>>> spare_;
     std::unordered_map<int64_t, Sequence> sequences_;
 };
 

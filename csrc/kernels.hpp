@@ -14,6 +14,9 @@ constexpr int kLanes = 16;    // outputs in a panel, floats in a register group
 constexpr int kGroup = 4;     // inputs that lie together in the integer formats
 constexpr int kInt8Block = 64;  // inputs that share a scale
 constexpr int kInt4Block = 32;
+// The largest magnitudes. Without VNNI, bytes are multiplied as unsigned weight times signed activation, and the sum of two
+// products saturates at 32767: 2 x (91 + 91) x 90 = 32760 is the best use of that. int4 has room: its weights end at 15.
+constexpr int kInt8Weight = 91, kInt8Activation = 90, kInt4Activation = 127;
 constexpr int kPositions = 64;  // positions in a block of the cache
 constexpr int kPad = 64;        // rows of activations are padded with zeros to a multiple of this
 
@@ -25,7 +28,7 @@ enum class Activation : int { none = 0, gelu = 1, gelu_tanh = 2, quick_gelu = 3,
 
 // A packed weight matrix: panels of 16 outputs, one after another.
 //   f32, bf16: for each input, 16 weights.
-//   int8: for each block of 64 inputs, 16 float scales, then 16 groups of (16 outputs x 4 inputs) bytes, weight + 128.
+//   int8: for each block of 64 inputs, 16 float scales, then 16 groups of (16 outputs x 4 inputs) bytes, weight + 91.
 //   int4: for each block of 32 inputs, 16 half-precision scales, then 4 x 64 bytes, weight + 8; the low halves of chunk
 //         c are group c, the high halves group c + 4.
 struct Matrix {
@@ -40,12 +43,11 @@ struct Rows {
     const float* x;
     size_t stride;
     const int8_t* q;       // (rows, q_stride)
-    const int16_t* wide;   // the same numbers as 16 bits, each group of four as 0 2 1 3, for tiers that multiply those
-    const int8_t* rest;    // what `q` left over, 254 times finer, for blocks that hold an outlier
+    const int8_t* rest;    // what `q` left over, finer, for blocks that hold an outlier
     size_t q_stride;       // padded inputs
     const float* scale;    // (rows, blocks)
-    const int32_t* sum;    // (rows, blocks): sum of q over the block
-    const int32_t* rest_sum;  // (rows, blocks): sum of rest, or kNoRest
+    const int32_t* start;  // (rows, blocks): where a dot product with q starts, to take away the weights' offset
+    const int32_t* rest_start;  // (rows, blocks): the same for rest, or kNoRest
     int blocks;
     int count;
 };
@@ -75,14 +77,18 @@ struct AttentionTask {
     float* scratch;  // attention_scratch(...) floats
 };
 
+constexpr int kAttentionRows = 4;  // queries that are looked at together
+constexpr size_t attention_scratch(int length, int padded_head_size) {  // floats, for `length` positions
+    return size_t(kAttentionRows) * size_t(round_up(length, kPositions) + padded_head_size);
+}
+
 struct Kernels {
     const char* name;
-    bool wide;  // whether `Rows::wide` is read
     void (*product)(const Matrix&, const Rows&, const Target&, int first_panel, int last_panel);
     void (*layer_norm)(const float* x, float* y, int width, const float* gain, const float* bias, float epsilon);
     // One row of `padded` floats into the row's places of a Rows; `block` is 64 or 32.
-    void (*quantize)(const float* x, int padded, int block, int8_t* q, int16_t* wide, int8_t* rest, float* scale,
-                     int32_t* sum, int32_t* rest_sum);
+    void (*quantize)(const float* x, int padded, int block, int8_t* q, int8_t* rest, float* scale, int32_t* start,
+                     int32_t* rest_start);
     void (*attention)(const AttentionTask&);
 };
 

@@ -6,18 +6,24 @@
 
 #include "kernels.hpp"
 
-// The sums of a tile must stay in registers, so the loops over its rows and panels have to vanish.
+// The sums of a tile must stay in registers, so the loops over its rows and panels have to vanish. Not in the portable
+// tier, whose sixteen lanes are a loop already.
+#if defined(__AVX2__)
 #define GPTWO_UNROLL _Pragma("GCC unroll 16")
+#define GPTWO_UNROLL_TWICE _Pragma("GCC unroll 2")
+#else
+#define GPTWO_UNROLL
+#define GPTWO_UNROLL_TWICE
+#endif
 
 namespace gptwo {
 namespace {
 
-inline float sum_of_lanes(F x) {
-    float v[16];
-    store(v, x);
-    for (int step = 8; step > 0; step /= 2)
-        for (int i = 0; i < step; ++i) v[i] += v[i + step];
-    return v[0];
+// What several rows need next comes on its way while they are computed: the machine's own prefetching stops at the end
+// of a page. One row alone is no slower than memory, and would only wait for the instruction.
+template <int R>
+inline void prefetch(const void* p) {
+    if constexpr (R > 1) __builtin_prefetch(static_cast<const char*>(p) + 4096, 0, 3);
 }
 
 inline float largest_lane(F x) {
@@ -114,7 +120,10 @@ void float_tile(const Matrix& m, const Rows& rows, const Target& target, int row
     for (int k = 0; k < m.inputs; ++k) {
         F weights[P];
         GPTWO_UNROLL
-        for (int p = 0; p < P; ++p) weights[p] = load(w + p * next + size_t(k) * kLanes);
+        for (int p = 0; p < P; ++p) {
+            prefetch<R>(w + p * next + size_t(k) * kLanes);
+            weights[p] = load(w + p * next + size_t(k) * kLanes);
+        }
         GPTWO_UNROLL
         for (int r = 0; r < R; ++r) {
             F value = set(x[r * rows.stride + k]);
@@ -128,120 +137,145 @@ void float_tile(const Matrix& m, const Rows& rows, const Target& target, int row
         for (int p = 0; p < P; ++p) finish(m, target, row + r, panel + p, sum[r][p]);
 }
 
+// Weights are stored with an offset. A dot product starts with what that offset will have added, taken away; an int4 tier
+// may have its own form of it.
+inline int32_t start_int8(int32_t sum) { return -kInt8Weight * sum; }
+inline I start(int32_t first) { return set_int(first); }
+
+// The sums of an integer tile: they are touched once in a block, and would take registers from the dots.
+template <int R, int P>
+struct Sums {
+    alignas(64) float v[R][P][kLanes];
+    Sums() {
+        GPTWO_UNROLL
+        for (int r = 0; r < R; ++r)
+            GPTWO_UNROLL
+            for (int p = 0; p < P; ++p) store(v[r][p], set(0.0f));
+    }
+    void add(int r, int p, F dot, F scale) { store(v[r][p], fma(dot, scale, load(v[r][p]))); }
+    void finish_all(const Matrix& m, const Target& target, int row, int panel) const {
+        for (int r = 0; r < R; ++r)
+            for (int p = 0; p < P; ++p) finish(m, target, row + r, panel + p, load(v[r][p]));
+    }
+};
+
 // The second term of a block with an outlier. It is rare, and apart: inlined, it would keep the block's weights alive
-// through the common case, in registers that the sums need.
-__attribute__((noinline)) F int8_rest(const uint8_t* groups, const int8_t* q, int sum) {
-    I dot = set_int(-128 * sum);
-    for (int g = 0; g < kInt8Block / kGroup; ++g) dot = dot_int8(dot, load_int8(groups + g * 64), broadcast_rest(q, g));
+// through the common case, in registers that the dots need.
+__attribute__((noinline)) F int8_rest(const uint8_t* groups, const int8_t* q, int32_t first) {
+    I dot = start(first);
+    for (int g = 0; g < kInt8Block / kGroup; ++g)
+        dot = dot_int8(dot, load_int8(groups + g * 64), broadcast_int8(q + g * kGroup));
     return to_float(dot);
 }
 
 template <int R, int P>
 void int8_tile(const Matrix& m, const Rows& rows, const Target& target, int row, int panel) {
     constexpr int kBytes = 64 + kInt8Block * kLanes;
-    F sum[R][P];
-    GPTWO_UNROLL
-    for (int r = 0; r < R; ++r)
-        GPTWO_UNROLL
-        for (int p = 0; p < P; ++p) sum[r][p] = set(0.0f);
-    for (int b = 0; b < m.blocks; ++b) {
+    Sums<R, P> sums;
+    const int8_t* q = rows.q + size_t(row) * rows.q_stride;
+    const uint8_t* block = m.data + size_t(panel) * m.panel_bytes;
+    for (int b = 0; b < m.blocks; ++b, block += kBytes) {
         const size_t at = size_t(row) * rows.blocks + b;
-        const size_t q_at = size_t(row) * rows.q_stride + size_t(b) * kInt8Block;
         I dot[R][P];
         GPTWO_UNROLL
-        for (int r = 0; r < R; ++r)  // the weights carry an offset of 128
+        for (int r = 0; r < R; ++r)
             GPTWO_UNROLL
-            for (int p = 0; p < P; ++p) dot[r][p] = set_int(-128 * rows.sum[at + r * rows.blocks]);
-        const uint8_t* block[P];
-        GPTWO_UNROLL
-        for (int p = 0; p < P; ++p) block[p] = m.data + size_t(panel + p) * m.panel_bytes + size_t(b) * kBytes;
-        for (int g = 0; g < kInt8Block / kGroup; ++g) {
+            for (int p = 0; p < P; ++p) dot[r][p] = start(rows.start[at + r * rows.blocks]);
+        const uint8_t* groups = block + 64;
+        GPTWO_UNROLL_TWICE
+        for (int g = 0; g < kInt8Block / kGroup; ++g, groups += 64, q += kGroup) {
+            W8 w[P];
             GPTWO_UNROLL
             for (int p = 0; p < P; ++p) {
-                W w = load_int8(block[p] + 64 + g * 64);
+                prefetch<R>(groups + p * m.panel_bytes);
+                w[p] = load_int8(groups + p * m.panel_bytes);
+            }
+            GPTWO_UNROLL
+            for (int r = 0; r < R; ++r) {
+                const X8 x = broadcast_int8(q + r * rows.q_stride);
                 GPTWO_UNROLL
-                for (int r = 0; r < R; ++r) {
-                    const size_t q = q_at + r * rows.q_stride;
-                    dot[r][p] = dot_int8(dot[r][p], w, broadcast_int8(rows.q + q, rows.wide + (kWide ? q : 0), g));
-                }
+                for (int p = 0; p < P; ++p) dot[r][p] = dot_int8(dot[r][p], w[p], x);
             }
         }
         GPTWO_UNROLL
         for (int p = 0; p < P; ++p) {
-            F scales = load(reinterpret_cast<const float*>(block[p]));
+            const F scales = load(reinterpret_cast<const float*>(block + p * m.panel_bytes));
             GPTWO_UNROLL
-            for (int r = 0; r < R; ++r) {
-                const size_t i = at + r * rows.blocks;
-                F scale = mul(scales, set(rows.scale[i]));
-                sum[r][p] = fma(to_float(dot[r][p]), scale, sum[r][p]);
-                if (rows.rest_sum[i] == kNoRest) continue;
-                F rest = int8_rest(block[p] + 64, rows.rest + q_at + r * rows.q_stride, rows.rest_sum[i]);
-                sum[r][p] = fma(rest, mul(scale, set(1.0f / 254)), sum[r][p]);
+            for (int r = 0; r < R; ++r)
+                sums.add(r, p, to_float(dot[r][p]), mul(scales, set(rows.scale[at + r * rows.blocks])));
+        }
+        for (int r = 0; r < R; ++r) {
+            const size_t i = at + r * rows.blocks;
+            if (rows.rest_start[i] == kNoRest) continue;
+            const int8_t* rest = rows.rest + size_t(row + r) * rows.q_stride + size_t(b) * kInt8Block;
+            for (int p = 0; p < P; ++p) {
+                const uint8_t* start = block + p * m.panel_bytes;
+                const F scale = mul(load(reinterpret_cast<const float*>(start)), set(rows.scale[i]));
+                sums.add(r, p, int8_rest(start + 64, rest, rows.rest_start[i]), mul(scale, set(0.5f / kInt8Activation)));
             }
         }
     }
-    GPTWO_UNROLL
-    for (int r = 0; r < R; ++r)
-        GPTWO_UNROLL
-        for (int p = 0; p < P; ++p) finish(m, target, row + r, panel + p, sum[r][p]);
+    sums.finish_all(m, target, row, panel);
 }
 
-__attribute__((noinline)) F int4_rest(const uint8_t* chunks, const int8_t* q, int sum) {
-    I4 dot = zero_int4();
+__attribute__((noinline)) F int4_rest(const uint8_t* chunks, const int8_t* q, int32_t first) {
+    I dot = start(first);
     for (int c = 0; c < 4; ++c) {
         W4 low, high;
         load_int4(chunks + c * 64, low, high);
-        dot = dot_int4(dot, low, broadcast_int4(q, c));
-        dot = dot_int4(dot, high, broadcast_int4(q, c + 4));
+        dot = dot_int4(dot, low, broadcast_int4(q + c * kGroup));
+        dot = dot_int4(dot, high, broadcast_int4(q + (c + 4) * kGroup));
     }
-    return to_float(add(total_int4(dot), set_int(-8 * sum)));
+    return to_float(total_int4(dot));
 }
 
 template <int R, int P>
 void int4_tile(const Matrix& m, const Rows& rows, const Target& target, int row, int panel) {
     constexpr int kBytes = 32 + kInt4Block * kLanes / 2;
-    F sum[R][P];
-    GPTWO_UNROLL
-    for (int r = 0; r < R; ++r)
-        GPTWO_UNROLL
-        for (int p = 0; p < P; ++p) sum[r][p] = set(0.0f);
-    for (int b = 0; b < m.blocks; ++b) {
+    Sums<R, P> sums;
+    const int8_t* q = rows.q + size_t(row) * rows.q_stride;
+    const uint8_t* block = m.data + size_t(panel) * m.panel_bytes;
+    for (int b = 0; b < m.blocks; ++b, block += kBytes, q += kInt4Block) {
         const size_t at = size_t(row) * rows.blocks + b;
-        const size_t q_at = size_t(row) * rows.q_stride + size_t(b) * kInt4Block;
+        I dot[R][P];
         GPTWO_UNROLL
-        for (int p = 0; p < P; ++p) {
-            const uint8_t* block = m.data + size_t(panel + p) * m.panel_bytes + size_t(b) * kBytes;
-            I4 dot[R];
+        for (int r = 0; r < R; ++r)
             GPTWO_UNROLL
-            for (int r = 0; r < R; ++r) dot[r] = zero_int4();
+            for (int p = 0; p < P; ++p) dot[r][p] = start(rows.start[at + r * rows.blocks]);
+        GPTWO_UNROLL
+        for (int c = 0; c < 4; ++c) {
             GPTWO_UNROLL
-            for (int c = 0; c < 4; ++c) {
+            for (int p = 0; p < P; ++p) {
                 W4 low, high;
-                load_int4(block + 32 + c * 64, low, high);
+                prefetch<R>(block + p * m.panel_bytes + 32 + c * 64);
+                load_int4(block + p * m.panel_bytes + 32 + c * 64, low, high);
                 GPTWO_UNROLL
                 for (int r = 0; r < R; ++r) {
-                    const int8_t* q = rows.q + q_at + r * rows.q_stride;
-                    dot[r] = dot_int4(dot[r], low, broadcast_int4(q, c));
-                    dot[r] = dot_int4(dot[r], high, broadcast_int4(q, c + 4));
+                    const int8_t* x = q + r * rows.q_stride;
+                    dot[r][p] = dot_int4(dot[r][p], low, broadcast_int4(x + c * kGroup));
+                    dot[r][p] = dot_int4(dot[r][p], high, broadcast_int4(x + (c + 4) * kGroup));
                 }
             }
-            F scales = load_half(reinterpret_cast<const uint16_t*>(block));
+        }
+        GPTWO_UNROLL
+        for (int p = 0; p < P; ++p) {
+            const F scales = load_half(reinterpret_cast<const uint16_t*>(block + p * m.panel_bytes));
             GPTWO_UNROLL
-            for (int r = 0; r < R; ++r) {
-                const size_t i = at + r * rows.blocks;
-                F scale = mul(scales, set(rows.scale[i]));
-                I exact = add(total_int4(dot[r]), set_int(-8 * rows.sum[i]));
-                sum[r][p] = fma(to_float(exact), scale, sum[r][p]);
-                if (rows.rest_sum[i] == kNoRest) continue;
-                F rest = int4_rest(block + 32, rows.rest + q_at + r * rows.q_stride, rows.rest_sum[i]);
-                sum[r][p] = fma(rest, mul(scale, set(1.0f / 254)), sum[r][p]);
+            for (int r = 0; r < R; ++r)
+                sums.add(r, p, to_float(total_int4(dot[r][p])), mul(scales, set(rows.scale[at + r * rows.blocks])));
+        }
+        for (int r = 0; r < R; ++r) {
+            const size_t i = at + r * rows.blocks;
+            if (rows.rest_start[i] == kNoRest) continue;
+            const int8_t* rest = rows.rest + size_t(row + r) * rows.q_stride + size_t(b) * kInt4Block;
+            for (int p = 0; p < P; ++p) {
+                const uint8_t* start = block + p * m.panel_bytes;
+                const F scale = mul(load_half(reinterpret_cast<const uint16_t*>(start)), set(rows.scale[i]));
+                sums.add(r, p, int4_rest(start + 32, rest, rows.rest_start[i]), mul(scale, set(0.5f / kInt4Activation)));
             }
         }
     }
-    GPTWO_UNROLL
-    for (int r = 0; r < R; ++r)
-        GPTWO_UNROLL
-        for (int p = 0; p < P; ++p) finish(m, target, row + r, panel + p, sum[r][p]);
+    sums.finish_all(m, target, row, panel);
 }
 
 template <Format kFormat, int R, int P>
@@ -255,34 +289,28 @@ void tile(const Matrix& m, const Rows& rows, const Target& target, int row, int 
 // R rows over all panels. Few rows take several panels at once: one sum alone would wait for its own last step.
 template <Format kFormat, int R>
 void strip(const Matrix& m, const Rows& rows, const Target& target, int row, int first, int last) {
-    constexpr int kPanels = R == 1 ? 4 : R == 2 ? 2 : 1;
+    constexpr int kFit = kSums / R, kPanels = kFit >= 4 ? 4 : kFit >= 2 ? 2 : 1;
     int panel = first;
     for (; panel + kPanels <= last; panel += kPanels) tile<kFormat, R, kPanels>(m, rows, target, row, panel);
     for (; panel < last; ++panel) tile<kFormat, R, 1>(m, rows, target, row, panel);
 }
 
+// As many strips of R rows as there are, then of fewer: few sizes, since each is compiled for each format.
 template <Format kFormat, int R>
-void rest_of_rows(const Matrix& m, const Rows& rows, const Target& target, int row, int left, int first, int last) {
-    if constexpr (R > 0) {
-        if (left == R) return strip<kFormat, R>(m, rows, target, row, first, last);
-        rest_of_rows<kFormat, R - 1>(m, rows, target, row, left, first, last);
+void all_rows(const Matrix& m, const Rows& rows, const Target& target, int row, int first, int last) {
+    for (; row + R <= rows.count; row += R) strip<kFormat, R>(m, rows, target, row, first, last);
+    constexpr int kFewer = R > 4 ? 4 : R / 2;
+    if constexpr (kFewer > 0) {
+        if (row < rows.count) all_rows<kFormat, kFewer>(m, rows, target, row, first, last);
     }
-}
-
-template <Format kFormat>
-void all_rows(const Matrix& m, const Rows& rows, const Target& target, int first, int last) {
-    constexpr int kMost = kFormat == Format::f32 || kFormat == Format::bf16 ? kFloatRows : kIntRows;
-    int row = 0;
-    for (; row + kMost <= rows.count; row += kMost) strip<kFormat, kMost>(m, rows, target, row, first, last);
-    rest_of_rows<kFormat, kMost - 1>(m, rows, target, row, rows.count - row, first, last);
 }
 
 void product(const Matrix& m, const Rows& rows, const Target& target, int first, int last) {
     switch (m.format) {
-        case Format::f32: return all_rows<Format::f32>(m, rows, target, first, last);
-        case Format::bf16: return all_rows<Format::bf16>(m, rows, target, first, last);
-        case Format::int8: return all_rows<Format::int8>(m, rows, target, first, last);
-        case Format::int4: return all_rows<Format::int4>(m, rows, target, first, last);
+        case Format::f32: return all_rows<Format::f32, kFloatRows>(m, rows, target, 0, first, last);
+        case Format::bf16: return all_rows<Format::bf16, kFloatRows>(m, rows, target, 0, first, last);
+        case Format::int8: return all_rows<Format::int8, kIntRows>(m, rows, target, 0, first, last);
+        case Format::int4: return all_rows<Format::int4, kIntRows>(m, rows, target, 0, first, last);
     }
 }
 
@@ -311,126 +339,176 @@ void layer_norm(const float* x, float* y, int width, const float* gain, const fl
         store(y + k, fma(mul(sub(load(x + k), mean), scale), load(gain + k), load(bias + k)));
 }
 
-void quantize(const float* x, int padded, int block, int8_t* q, int16_t* wide, int8_t* rest, float* scale, int32_t* sum,
-              int32_t* rest_sum) {
-    for (int b = 0; b * block < padded; ++b, x += block, q += block, wide += kWide ? block : 0, rest += block) {
+// The integer nearest to each number below 2^22, half to even.
+inline I nearest(F shifted) { return sub(bits(shifted), set_int(0x4b400000)); }
+
+void quantize(const float* x, int padded, int block, int8_t* q, int8_t* rest, float* scale, int32_t* start,
+              int32_t* rest_start) {
+    const bool int8 = block == kInt8Block;
+    const float levels = int8 ? kInt8Activation : kInt4Activation;
+    for (int b = 0; b * block < padded; ++b, x += block, q += block, rest += block) {
         // As integers, magnitudes compare like the numbers they are, with infinity and NaN on top.
         I most = set_int(0);
-        F energy = set(0.0f);
+        F squares = set(0.0f);
         for (int k = 0; k < block; k += 16) {
             F v = load(x + k);
             most = larger(most, bits(absolute(v)));
-            energy = fma(v, v, energy);
+            squares = fma(v, v, squares);
         }
-        int32_t m[16];
-        store_int(m, most);
-        for (int i = 1; i < 16; ++i) m[0] = m[i] > m[0] ? m[i] : m[0];
+        const int32_t top = largest_lane(most);
         float peak;
-        std::memcpy(&peak, m, 4);
-        rest_sum[b] = kNoRest;
-        sum[b] = 0;
-        if (m[0] >= 0x7f800000 || peak < 1e-30f) {
+        std::memcpy(&peak, &top, 4);
+        rest_start[b] = kNoRest;
+        start[b] = 0;
+        if (top >= 0x7f800000 || peak < 1e-30f) {
             // Not a number: neither will the product be. As good as zero: the inverse of the scale would overflow.
             std::memset(q, 0, size_t(block));
-            if (kWide) std::memset(wide, 0, size_t(block) * 2);
-            scale[b] = m[0] >= 0x7f800000 ? __builtin_nanf("") : 0.0f;
+            scale[b] = top >= 0x7f800000 ? __builtin_nanf("") : 0.0f;
             continue;
         }
-        scale[b] = peak / 127.0f;
-        const F inverse = set(127.0f / peak), step = set(scale[b]);
-        // An outlier has most of the block's energy; its neighbours are then too small for its scale.
-        const bool outlier = peak * peak > 0.5f * sum_of_lanes(energy);
-        int32_t total = 0, rest_total = 0;
+        scale[b] = peak / levels;
+        const F inverse = set(levels / peak);
+        I total = set_int(0);
         for (int k = 0; k < block; k += 16) {
-            F v = load(x + k), shifted = fma(v, inverse, set(kMagic));
-            int32_t lanes[16];
-            store_int(lanes, bits(shifted));
-            for (int i = 0; i < 16; ++i) {
-                int8_t value = int8_t(uint8_t(lanes[i] & 255));
-                q[k + i] = value;
-                total += value;
-            }
-            if (kWide)
-                for (int i = 0; i < 16; i += 4) {
-                    wide[k + i] = q[k + i], wide[k + i + 1] = q[k + i + 2];
-                    wide[k + i + 2] = q[k + i + 1], wide[k + i + 3] = q[k + i + 3];
-                }
-            if (!outlier) continue;
-            F left = fma(sub(set(kMagic), shifted), step, v);
-            store_int(lanes, bits(fma(left, mul(inverse, set(254.0f)), set(kMagic))));
-            for (int i = 0; i < 16; ++i) {
-                int8_t value = int8_t(uint8_t(lanes[i] & 255));
-                rest[k + i] = value;
-                rest_total += value;
-            }
+            const I value = nearest(fma(load(x + k), inverse, set(kMagic)));
+            store_bytes(q + k, value);
+            total = add(total, value);
         }
-        sum[b] = total;
-        if (outlier) rest_sum[b] = rest_total;
+        start[b] = int8 ? start_int8(sum_of_lanes(total)) : start_int4(sum_of_lanes(total));
+        // An outlier has most of the block's energy; its neighbours are then too small for its scale.
+        if (!(peak * peak > (int8 ? 0.5f : 0.8f) * sum_of_lanes(squares))) continue;
+        const F step = set(scale[b]), finer = mul(inverse, set(2.0f * levels));
+        total = set_int(0);
+        for (int k = 0; k < block; k += 16) {
+            const F v = load(x + k), shifted = fma(v, inverse, set(kMagic));
+            const F left = fma(sub(set(kMagic), shifted), step, v);
+            const I value = nearest(fma(left, finer, set(kMagic)));
+            store_bytes(rest + k, value);
+            total = add(total, value);
+        }
+        rest_start[b] = int8 ? start_int8(sum_of_lanes(total)) : start_int4(sum_of_lanes(total));
     }
 }
 
-// Scores of one query with the 64 keys of a block, dimension after dimension.
-template <typename E>
-void block_scores(const float* q, const E* keys, int head_size, float scale, float* scores) {
-    F sum[4] = {set(0.0f), set(0.0f), set(0.0f), set(0.0f)};
-    for (int d = 0; d < head_size; ++d) {
-        F value = set(q[d]);
+// Scores of R queries with 16 * G keys of a block, dimension after dimension.
+template <typename E, int R, int G>
+inline void scores_tile(const float* q, size_t q_stride, const E* keys, int head_size, float scale, float* scores,
+                        size_t stride) {
+    F sum[R][G];
+    GPTWO_UNROLL
+    for (int r = 0; r < R; ++r)
         GPTWO_UNROLL
-        for (int i = 0; i < 4; ++i) sum[i] = fma(value, load(keys + d * kPositions + i * 16), sum[i]);
-    }
-    GPTWO_UNROLL
-    for (int i = 0; i < 4; ++i) store(scores + i * 16, mul(sum[i], set(scale)));
-}
-
-// 16 * G dimensions of the values, weighted, position after position.
-template <typename E, int G>
-void weighted_values(const AttentionTask& t, const float* weights, int length, int dimension, float* out) {
-    F sum[G];
-    GPTWO_UNROLL
-    for (int i = 0; i < G; ++i) sum[i] = set(0.0f);
-    for (int start = 0; start < length; start += kPositions) {
-        const E* values = static_cast<const E*>(t.values[start / kPositions]) + dimension;
-        const int count = length - start < kPositions ? length - start : kPositions;
-        for (int s = 0; s < count; ++s) {
-            F weight = set(weights[start + s]);
+        for (int i = 0; i < G; ++i) sum[r][i] = set(0.0f);
+    for (int d = 0; d < head_size; ++d, keys += kPositions) {
+        F key[G];
+        GPTWO_UNROLL
+        for (int i = 0; i < G; ++i) key[i] = load(keys + i * 16);
+        GPTWO_UNROLL
+        for (int r = 0; r < R; ++r) {
+            const F value = set(q[r * q_stride + d]);
             GPTWO_UNROLL
-            for (int i = 0; i < G; ++i) sum[i] = fma(weight, load(values + s * t.padded_head_size + i * 16), sum[i]);
+            for (int i = 0; i < G; ++i) sum[r][i] = fma(value, key[i], sum[r][i]);
         }
     }
     GPTWO_UNROLL
-    for (int i = 0; i < G; ++i) store(out + dimension + i * 16, sum[i]);
+    for (int r = 0; r < R; ++r)
+        GPTWO_UNROLL
+        for (int i = 0; i < G; ++i) store(scores + r * stride + i * 16, mul(sum[r][i], set(scale)));
+}
+
+// Adds `count` values, weighted, to the sums of R queries, 16 * G dimensions of them, position after position.
+template <typename E, int R, int G>
+inline void values_tile(const float* weights, size_t stride, const E* values, int padded, int count, float* sums) {
+    F sum[R][G];
+    GPTWO_UNROLL
+    for (int r = 0; r < R; ++r)
+        GPTWO_UNROLL
+        for (int i = 0; i < G; ++i) sum[r][i] = load(sums + r * padded + i * 16);
+    for (int s = 0; s < count; ++s, values += padded) {
+        F value[G];
+        GPTWO_UNROLL
+        for (int i = 0; i < G; ++i) value[i] = load(values + i * 16);
+        GPTWO_UNROLL
+        for (int r = 0; r < R; ++r) {
+            const F weight = set(weights[r * stride + s]);
+            GPTWO_UNROLL
+            for (int i = 0; i < G; ++i) sum[r][i] = fma(weight, value[i], sum[r][i]);
+        }
+    }
+    GPTWO_UNROLL
+    for (int r = 0; r < R; ++r)
+        GPTWO_UNROLL
+        for (int i = 0; i < G; ++i) store(sums + r * padded + i * 16, sum[r][i]);
+}
+
+// Positions [first, last) of the values, weighted, to the sums of R queries.
+template <typename E, int R>
+inline void add_values(const AttentionTask& t, const float* weights, size_t stride, int first, int last, float* sums) {
+    constexpr int kGroups = R == 1 ? 4 : 1;
+    for (int start = first; start < last;) {
+        const int within = start % kPositions;
+        const int count = last - start < kPositions - within ? last - start : kPositions - within;
+        const E* values = static_cast<const E*>(t.values[start / kPositions]) + size_t(within) * t.padded_head_size;
+        int d = 0;
+        for (; d + 16 * kGroups <= t.padded_head_size; d += 16 * kGroups)
+            values_tile<E, R, kGroups>(weights + start, stride, values + d, t.padded_head_size, count, sums + d);
+        for (; d < t.padded_head_size; d += 16)
+            values_tile<E, R, 1>(weights + start, stride, values + d, t.padded_head_size, count, sums + d);
+        start += count;
+    }
+}
+
+// From scores to e^(score - largest), zero beyond `length`; returns their sum.
+inline float weigh(float* scores, int length) {
+    const int padded = round_up(length, 16);
+    for (int i = length; i < padded; ++i) scores[i] = -3.4e38f;
+    F most = load(scores);
+    for (int i = 16; i < padded; i += 16) most = larger(most, load(scores + i));
+    const F top = set(largest_lane(most));
+    F total = set(0.0f);
+    for (int i = 0; i < padded; i += 16) {
+        F e = exponential(sub(load(scores + i), top));
+        store(scores + i, e);
+        if (i + 16 == padded) {
+            for (int j = length; j < padded; ++j) scores[j] = 0.0f;
+            e = load(scores + i);
+        }
+        total = add(total, e);
+    }
+    return sum_of_lanes(total);
+}
+
+// R consecutive queries, the first at `position`.
+template <typename E, int R>
+void attend_rows(const AttentionTask& t, int row, int position) {
+    constexpr int kGroups = R == 1 ? 4 : 1;
+    const int length = position + 1;
+    const size_t stride = size_t(round_up(t.first_position + t.count, kPositions));
+    float *scores = t.scratch, *sums = t.scratch + kAttentionRows * stride;
+    const float* q = t.q + size_t(row) * t.q_stride;
+    for (int start = 0; start < length + R - 1; start += kPositions)
+        for (int i = 0; i < kPositions && start + i < length + R - 1; i += 16 * kGroups)
+            scores_tile<E, R, kGroups>(q, t.q_stride, static_cast<const E*>(t.keys[start / kPositions]) + i, t.head_size,
+                                       t.scale, scores + start + i, stride);
+    float total[R];
+    for (int r = 0; r < R; ++r) total[r] = weigh(scores + r * stride, length + r);
+    for (int i = 0; i < R * t.padded_head_size; ++i) sums[i] = 0.0f;
+    add_values<E, R>(t, scores, stride, 0, length, sums);
+    for (int r = 1; r < R; ++r)  // what only the later ones may see
+        add_values<E, 1>(t, scores + r * stride, stride, length, length + r, sums + r * t.padded_head_size);
+    for (int r = 0; r < R; ++r) {
+        const float share = 1.0f / total[r];
+        float* out = t.out + size_t(row + r) * t.out_stride;
+        for (int i = 0; i < t.head_size; ++i) out[i] = sums[r * t.padded_head_size + i] * share;
+    }
 }
 
 template <typename E>
 void attend(const AttentionTask& t) {
-    float* weights = t.scratch;
-    for (int row = 0; row < t.count; ++row) {
-        const int length = t.first_position + row + 1, padded = round_up(length, 16);
-        for (int start = 0; start < length; start += kPositions)
-            block_scores(t.q + size_t(row) * t.q_stride, static_cast<const E*>(t.keys[start / kPositions]), t.head_size,
-                         t.scale, weights + start);
-        for (int i = length; i < padded; ++i) weights[i] = -3.4e38f;
-        F most = load(weights);
-        for (int i = 16; i < padded; i += 16) most = larger(most, load(weights + i));
-        const F top = set(largest_lane(most));
-        F total = set(0.0f);
-        for (int i = 0; i < padded; i += 16) {
-            F e = exponential(sub(load(weights + i), top));
-            store(weights + i, e);
-            if (i + 16 == padded) {  // beyond the query's own position there is nothing
-                for (int j = length; j < padded; ++j) weights[j] = 0.0f;
-                e = load(weights + i);
-            }
-            total = add(total, e);
-        }
-        float* sums = weights + round_up(t.first_position + t.count, kPositions);
-        int d = 0;
-        for (; d + 64 <= t.padded_head_size; d += 64) weighted_values<E, 4>(t, weights, length, d, sums);
-        for (; d < t.padded_head_size; d += 16) weighted_values<E, 1>(t, weights, length, d, sums);
-        const float share = 1.0f / sum_of_lanes(total);
-        float* out = t.out + size_t(row) * t.out_stride;
-        for (int i = 0; i < t.head_size; ++i) out[i] = sums[i] * share;
-    }
+    int row = 0;
+    for (; row + kAttentionRows <= t.count; row += kAttentionRows)
+        attend_rows<E, kAttentionRows>(t, row, t.first_position + row);
+    for (; row < t.count; ++row) attend_rows<E, 1>(t, row, t.first_position + row);
 }
 
 void attention(const AttentionTask& t) {
@@ -444,4 +522,4 @@ void attention(const AttentionTask& t) {
 }  // namespace gptwo
 
 #define GPTWO_KERNELS(variable, name) \
-    const gptwo::Kernels gptwo::variable = {name, kWide, product, layer_norm, quantize, attention}
+    const gptwo::Kernels gptwo::variable = {name, product, layer_norm, quantize, attention}

@@ -5,10 +5,13 @@
 #include <cstdint>
 #include <cstring>
 
+#include "kernels.hpp"
+
+namespace gptwo {
 namespace {
 
-constexpr bool kWide = false;
-constexpr int kFloatRows = 4, kIntRows = 4;  // rows of activations that one pass over a panel serves
+constexpr int kFloatRows = 2, kIntRows = 2;  // rows of activations that one pass over a panel serves
+constexpr int kSums = 2;                      // that are worked on at once
 
 struct F { float v[16]; };
 struct I { int32_t v[16]; };
@@ -33,10 +36,18 @@ inline I bits(F a) { I r; std::memcpy(r.v, a.v, 64); return r; }
 inline F from_bits(I a) { F r; std::memcpy(r.v, a.v, 64); return r; }
 inline I set_int(int32_t x) { I r; GPTWO_EACH(r.v[i] = x) return r; }
 inline I add(I a, I b) { GPTWO_EACH(a.v[i] = int32_t(uint32_t(a.v[i]) + uint32_t(b.v[i]))) return a; }
+inline I sub(I a, I b) { GPTWO_EACH(a.v[i] = int32_t(uint32_t(a.v[i]) - uint32_t(b.v[i]))) return a; }
 inline I both(I a, I b) { GPTWO_EACH(a.v[i] &= b.v[i]) return a; }
 inline I larger(I a, I b) { GPTWO_EACH(a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]) return a; }
 inline I shift_to_exponent(I a) { GPTWO_EACH(a.v[i] = int32_t(uint32_t(a.v[i]) << 23)) return a; }
-inline void store_int(int32_t* p, I a) { std::memcpy(p, a.v, 64); }
+inline int32_t sum_of_lanes(I a) { int32_t sum = 0; GPTWO_EACH(sum += a.v[i]) return sum; }
+inline int32_t largest_lane(I a) { int32_t most = a.v[0]; GPTWO_EACH(most = a.v[i] > most ? a.v[i] : most) return most; }
+// Lane i and lane i + 8, then i + 4, + 2, + 1.
+inline float sum_of_lanes(F a) {
+    for (int step = 8; step > 0; step /= 2)
+        for (int i = 0; i < step; ++i) a.v[i] += a.v[i + step];
+    return a.v[0];
+}
 inline F to_float(I a) { F r; GPTWO_EACH(r.v[i] = float(a.v[i])) return r; }
 
 inline F load(const uint16_t* p) {  // bfloat16
@@ -55,28 +66,31 @@ inline float half_to_float(uint16_t h) {
 }
 inline F load_half(const uint16_t* p) { F r; GPTWO_EACH(r.v[i] = half_to_float(p[i])) return r; }
 
+// Sixteen quantised activations, integers from -127 to 127.
+inline void store_bytes(int8_t* q, I x) { GPTWO_EACH(q[i] = int8_t(x.v[i])) }
+
 // 64 bytes of an integer matrix: 16 outputs x 4 inputs, unsigned.
-struct W { uint8_t b[64]; };
-struct X { int8_t b[4]; };
-inline W load_int8(const uint8_t* p) { W w; std::memcpy(w.b, p, 64); return w; }
-inline void load_int4(const uint8_t* p, W& low, W& high) {
-    for (int i = 0; i < 64; ++i) low.b[i] = p[i] & 15, high.b[i] = p[i] >> 4;
-}
-inline X broadcast(const int8_t* q) { X x; std::memcpy(x.b, q, 4); return x; }
-inline X broadcast_int8(const int8_t* q, const int16_t*, int group) { return broadcast(q + 4 * group); }
-inline X broadcast_rest(const int8_t* q, int group) { return broadcast(q + 4 * group); }
-inline X broadcast_int4(const int8_t* q, int group) { return broadcast(q + 4 * group); }
-inline I dot_int8(I sum, const W& w, X x) {
+struct W8 { uint8_t b[64]; };
+struct X8 { int8_t b[4]; };
+inline W8 load_int8(const uint8_t* p) { W8 w; std::memcpy(w.b, p, 64); return w; }
+inline X8 broadcast_int8(const int8_t* q) { X8 x; std::memcpy(x.b, q, 4); return x; }
+inline I dot_int8(I sum, const W8& w, X8 x) {
     GPTWO_EACH(sum.v[i] += w.b[4 * i] * x.b[0] + w.b[4 * i + 1] * x.b[1] + w.b[4 * i + 2] * x.b[2] +
                            w.b[4 * i + 3] * x.b[3])
     return sum;
 }
-using W4 = W;
-using I4 = I;  // the running sum of an int4 block
-inline I4 zero_int4() { return set_int(0); }
-inline I4 dot_int4(I4 sum, const W& w, X x) { return dot_int8(sum, w, x); }
-inline I total_int4(I4 sum) { return sum; }
+
+using W4 = W8;
+using X4 = X8;
+inline void load_int4(const uint8_t* p, W4& low, W4& high) {
+    for (int i = 0; i < 64; ++i) low.b[i] = p[i] & 15, high.b[i] = p[i] >> 4;
+}
+inline X4 broadcast_int4(const int8_t* q) { return broadcast_int8(q); }
+inline int32_t start_int4(int32_t sum) { return -8 * sum; }
+inline I dot_int4(I sum, const W4& w, X4 x) { return dot_int8(sum, w, x); }
+inline I total_int4(I sum) { return sum; }
 
 #undef GPTWO_EACH
 
 }  // namespace
+}  // namespace gptwo

@@ -15,6 +15,18 @@ constexpr int kSlab = 512;       // tokens that go through the layers together
 constexpr int kPiece = 32;       // queries of one head that are one piece of work
 constexpr int kChunk = 256 << 10;  // bytes of weights that are one piece of work: they stay in the second cache
 
+// In integers, which a compiler may take many of at once: the exponent of infinity and NaN is all ones.
+bool all_finite(const float* x, size_t count) {
+    uint32_t most = 0;
+    for (size_t i = 0; i < count; ++i) {
+        uint32_t bits;
+        std::memcpy(&bits, x + i, 4);
+        bits &= 0x7fffffff;
+        most = bits > most ? bits : most;
+    }
+    return most < 0x7f800000;
+}
+
 }  // namespace
 
 Model::Model(const Config& config, const Kernels& kernels, int threads)
@@ -198,9 +210,7 @@ void Model::forward(const int64_t* tokens, const int64_t* sequences, const int64
         std::atomic<bool> finite{true};
         const size_t v = size_t(config_.vocab_size);
         pool_.run(int(wanted), 1, [&](int first, int last) {
-            float total = 0.0f;  // stays zero while all is finite
-            for (size_t i = size_t(first) * v; i < size_t(last) * v; ++i) total += logits[i] * 0.0f;
-            if (!(total == 0.0f)) finite.store(false);
+            if (!all_finite(logits + size_t(first) * v, size_t(last - first) * v)) finite.store(false);
         });
         if (!finite.load())
             throw NumericalError("the logits are not finite: the weights hold NaN, infinite or far too large values");
@@ -223,33 +233,29 @@ void Model::grow(int rows) {
     if (config_.format == Format::int8 || config_.format == Format::int4) {
         q_ = Buffer<int8_t>(n * most);
         rest_ = Buffer<int8_t>(n * most);
-        if (kernels_.wide) wide_ = Buffer<int16_t>(n * most);
         scale_ = Buffer<float>(n * most / kInt4Block);
-        sum_ = Buffer<int32_t>(n * most / kInt4Block);
-        rest_sum_ = Buffer<int32_t>(n * most / kInt4Block);
+        start_ = Buffer<int32_t>(n * most / kInt4Block);
+        rest_start_ = Buffer<int32_t>(n * most / kInt4Block);
     }
     capacity_ = rows;
 }
 
 void Model::product(const PackedMatrix& matrix, const Buffer<float>& x, size_t stride, int count, const Target& target) {
     const Matrix& m = matrix.view();
-    Rows rows{x.data(), stride, q_.data(), wide_.data(), rest_.data(), 0, scale_.data(), sum_.data(), rest_sum_.data(),
-              0,        count};
+    Rows rows{x.data(), stride, q_.data(), rest_.data(), 0, scale_.data(), start_.data(), rest_start_.data(), 0, count};
     if (const int block = block_size(m.format)) {
         rows.q_stride = size_t(round_up(m.inputs, kPad));
         rows.blocks = int(rows.q_stride) / block;
         pool_.run(count, 8, [&](int first, int last) {
             for (int r = first; r < last; ++r) {
                 const size_t at = size_t(r) * rows.q_stride, b = size_t(r) * size_t(rows.blocks);
-                kernels_.quantize(x.data() + size_t(r) * stride, int(rows.q_stride), block, q_.data() + at,
-                                  wide_.data() + (kernels_.wide ? at : 0), rest_.data() + at, scale_.data() + b,
-                                  sum_.data() + b, rest_sum_.data() + b);
+                kernels_.quantize(x.data() + size_t(r) * stride, int(rows.q_stride), block, q_.data() + at, rest_.data() + at,
+                                  scale_.data() + b, start_.data() + b, rest_start_.data() + b);
             }
         });
     }
     int grain = int(std::max<size_t>(1, kChunk / m.panel_bytes));
-    grain = std::max(1, std::min(grain, m.panels / (3 * pool_.threads())));
-    if (count < 3) grain = round_up(grain, 4);  // one row takes four panels at once, two rows two
+    grain = round_up(std::max(1, std::min(grain, m.panels / (3 * pool_.threads()))), 4);  // few rows take four at once
     pool_.run(m.panels, grain, [&](int first, int last) { kernels_.product(m, rows, target, first, last); });
 }
 
@@ -310,7 +316,7 @@ void Model::attention(int layer, const std::vector<Span>& spans) {
             cache_.places(piece.sequence, layer, head, keys, values);
             if (at_once) write(piece, head, keys, values);
             const int end = int(piece.position + piece.count);
-            const size_t needed = size_t(round_up(end, kPositions) + cache_.padded_head_size());
+            const size_t needed = attention_scratch(end, cache_.padded_head_size());
             if (scratch.size() < needed) scratch.resize(needed);
             const size_t offset = size_t(head) * size_t(size);
             kernels_.attention({qkv_.data() + size_t(piece.first) * qkv_stride_ + offset, qkv_stride_,

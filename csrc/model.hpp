@@ -103,9 +103,8 @@ class Model {
     size_t width_stride_, qkv_stride_, inner_stride_;
     Buffer<float> x_, normed_, qkv_, attended_, inner_;
     Buffer<int8_t> q_, rest_;
-    Buffer<int16_t> wide_;
     Buffer<float> scale_;
-    Buffer<int32_t> sum_, rest_sum_;
+    Buffer<int32_t> start_, rest_start_;
 };
 
 }  // namespace gptwo

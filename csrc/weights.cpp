@@ -47,12 +47,12 @@ uint16_t to_half(float value) {  // half to even; what is too large was refused 
 void pack_int8(const float* w, int lane, uint8_t* block) {
     float peak = 0.0f;
     for (int k = 0; k < kInt8Block; ++k) peak = std::fmax(peak, std::fabs(w[k]));
-    float scale = peak / 127.0f;
-    const float inverse = peak < 1e-30f ? 0.0f : 127.0f / peak;
+    float scale = peak / kInt8Weight;
+    const float inverse = peak < 1e-30f ? 0.0f : kInt8Weight / peak;
     if (peak < 1e-30f) scale = 0.0f;
     std::memcpy(block + 4 * lane, &scale, 4);
     for (int k = 0; k < kInt8Block; ++k)
-        block[64 + (k / kGroup) * 64 + lane * kGroup + k % kGroup] = uint8_t(int(std::nearbyint(w[k] * inverse)) + 128);
+        block[64 + (k / kGroup) * 64 + lane * kGroup + k % kGroup] = uint8_t(int(std::nearbyint(w[k] * inverse)) + kInt8Weight);
 }
 
 int nearest_int4(float x) {
@@ -171,7 +171,7 @@ void PackedMatrix::output_row(int output, float* row) const {
             case Format::int8: {
                 float scale;
                 std::memcpy(&scale, at + 4 * lane, 4);
-                row[k] = scale * float(int(at[64 + group * 64 + place]) - 128);
+                row[k] = scale * float(int(at[64 + group * 64 + place]) - kInt8Weight);
                 break;
             }
             case Format::int4: {
