@@ -11,10 +11,11 @@ from gptwo.decoder.native import NativeDecoder
 from gptwo.tokenizer import Tokenizer
 
 # The relative error that a format gives to one product, root mean square.
-#   bf16: 8 bits of each weight, so an error of up to 2^-8 of it, evenly spread: 2^-7 / sqrt(12), over a mantissa's mean.
-#   int8: the largest of 64 normal weights is about 2.45 deviations; a step is 1/127 of it, the error a step / sqrt(12),
+#   bf16: 8 bits of each weight: an error of up to 2^-8 of it, evenly spread: 2^-7 / sqrt(12), over a mantissa's mean.
+#   int8: the largest of 64 normal weights is about 2.45 deviations, a step 1/127 of it, the error a step / sqrt(12),
 #         and the same again for the activations: sqrt(2) * 2.45 / 127 / sqrt(12).
-#   int4: the largest of 32 is about 2.2 deviations, a step 1/8 of it: 2.2 / 8 / sqrt(12). int8's activations vanish in that.
+#   int4: the largest of 32 is about 2.2 deviations, a step 1/8 of it: 2.2 / 8 / sqrt(12). The activations' error, which
+#         is int8's, vanishes in that.
 # Errors of independent weights add up as the products' terms do, so a sum has the relative error of one term. Each of a
 # block's four products, the embedding and the head add theirs, independently: after L layers sqrt(4 L + 2) times it.
 # It is less when the stream between the blocks outgrows what one block adds, more in a model with few outputs.
@@ -106,7 +107,7 @@ def planted_in_a_bias(arrays):
 
 
 def planted_in_the_hidden_layer(arrays):
-    """c_fc's outputs x100 and c_proj's inputs divided by as much: the same function, and no layer norm to move it to."""
+    """c_fc's outputs x100, c_proj's inputs divided by as much: the same function, and no layer norm to move it to."""
     for h in range(RELU.n_layer):
         arrays[f"h.{h}.mlp.c_fc.weight"][:, OUTLIERS] *= 100
         arrays[f"h.{h}.mlp.c_fc.bias"][OUTLIERS] *= 100
@@ -131,8 +132,8 @@ def error_with(plant, weights: str) -> float:
     return float(np.sqrt(np.mean(errors**2)))
 
 
-# How many times the error without outliers int8 and int4 may have. The last two are not in the layer norms, so they stay
-# where they are: small weights beside others lose bits, and the three outliers of a row share blocks.
+# How many times the error without outliers int8 and int4 may have. The last two are not in the layer norms, so they
+# stay where they are: small weights beside others lose bits, and outliers that share a block get no second term.
 PLANTS = [
     (planted_in_layer_norms, 1.2, 1.2),
     (planted_in_the_stream, 1.2, 1.3),

@@ -16,7 +16,7 @@ from gptwo import _native
 from gptwo.checkpoint import StoredTensor
 from gptwo.config import GPTConfig
 from gptwo.decoder.protocol import Floats, Integers
-from gptwo.errors import InvalidRequestError, NumericalError, nearest_name
+from gptwo.errors import InvalidRequestError, nearest_name
 
 Weights = Literal["f32", "bf16", "int8", "int4"]
 
@@ -174,8 +174,8 @@ def _norm_before(name: str, config: GPTConfig) -> str | None:
 def _folds(config: GPTConfig, tensors: Mapping[str, StoredTensor]) -> dict[str, Floats]:
     """For each layer norm, what its gain and bias are divided by and the next weights multiplied by: float32 (C,).
 
-    In the integer formats the weights of an output share a scale in blocks of inputs. A channel whose weights are small,
-    because its activations are large, would vanish in its block, and its activations take their block's scale for
+    In the integer formats the weights of an output share a scale in blocks of inputs. A channel with small weights, to
+    make up for large activations, would vanish in its block, and its activations take their block's scale for
     themselves. The factors bring the mean magnitude of every channel's weights to that of the median channel, to within
     a factor of two; they are powers of two, so that nothing is rounded. A channel with large activations and weights
     like the others' is left to the second integer term of its block.
