@@ -58,15 +58,16 @@ THREAD = Build("thread", "g++", ("-DGPTWO_SANITIZE=thread",))
 
 QEMU_ARM = ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu")
 BRIEF = ("--brief", "--threads", "2")
+EMULATED = (*BRIEF, "--no-fork")  # qemu itself fails when a process with threads forks
 NATIVE = Run("x86-64, gcc", GCC)
 EMULATE = (
     NATIVE,
     Run("x86-64, clang", CLANG, arguments=("--tiers", "portable,avx2", "--threads", "2")),
     # A machine without AVX: the program must not hold such instructions outside of the tiers that need them.
-    Run("x86-64 without AVX, qemu", GCC, ("qemu-x86_64", "-cpu", "Nehalem"), ("--tiers", "portable", *BRIEF)),
-    Run("x86-64 with AVX2, qemu", GCC, ("qemu-x86_64", "-cpu", "max"), ("--tiers", "avx2", *BRIEF)),
-    Run("Arm, gcc, qemu", ARM_GCC, QEMU_ARM, ("--tiers", "portable", *BRIEF)),
-    Run("Arm, clang, qemu", ARM_CLANG, QEMU_ARM, ("--tiers", "portable", *BRIEF)),
+    Run("x86-64 without AVX, qemu", GCC, ("qemu-x86_64", "-cpu", "Nehalem"), ("--tiers", "portable", *EMULATED)),
+    Run("x86-64 with AVX2, qemu", GCC, ("qemu-x86_64", "-cpu", "max"), ("--tiers", "avx2", *EMULATED)),
+    Run("Arm, gcc, qemu", ARM_GCC, QEMU_ARM, ("--tiers", "portable", *EMULATED)),
+    Run("Arm, clang, qemu", ARM_CLANG, QEMU_ARM, ("--tiers", "portable", *EMULATED)),
 )
 SMALL = ("--shapes", "odd,narrow,blocks")
 SANITIZE = (

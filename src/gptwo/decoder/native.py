@@ -210,4 +210,5 @@ def _channel_sizes(weights: Floats) -> npt.NDArray[np.float64]:
         return np.zeros(len(weights))  # the core refuses them, by name
     shift = 24 - int(np.frexp(peak)[1])
     whole = np.trunc(np.ldexp(some, shift))
-    return np.ldexp(whole.sum(axis=1, dtype=np.float64), -shift) / some.shape[1]
+    sizes: npt.NDArray[np.float64] = np.ldexp(whole.sum(axis=1, dtype=np.float64), -shift) / some.shape[1]
+    return sizes
