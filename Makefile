@@ -1,6 +1,8 @@
 # make demo        a virtual environment, gptwo in it, and text from the model that it brings
 # make test        everything the tests need, then linters, type checker and all tests but the slow ones
-# make test-slow   the slow tests
+# make test-slow   the slow tests, these two among them:
+# make emulate     the core built by gcc and clang, for Arm and for older machines under qemu: the same bits
+# make sanitize    the core under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 TEXT ?= tinyshakespeare.txt
 
-.PHONY: demo test test-slow lint types tests format embedded-model constraints clean
+.PHONY: demo test test-slow lint types tests format emulate sanitize embedded-model constraints clean
 
 demo: $(VENV)/.installed
 	@echo
@@ -33,6 +35,10 @@ test-slow: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# They need no virtual environment: a compiler, cmake, ninja, and what tests/native/builds.py names.
+emulate sanitize:
+	$(PYTHON) tests/native/builds.py $@
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

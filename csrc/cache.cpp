@@ -1,6 +1,7 @@
 #include "cache.hpp"
 
 #include <cstring>
+#include <new>
 
 #include "errors.hpp"
 
@@ -68,6 +69,11 @@ void Cache::truncate(int64_t sequence, int64_t length) {
 void Cache::release(int64_t sequence) {
     Sequence& s = held(sequence);
     s.blocks.resize(size_t((s.length + kPositions - 1) / kPositions));
+}
+
+void Cache::abandon() {
+    new (&sequences_) decltype(sequences_);  // the old one is not destroyed: it may be in any state
+    in_use_ = 0;
 }
 
 void Cache::reserve(int64_t sequence, int64_t count) {

@@ -31,6 +31,9 @@ class Cache {
     void commit(int64_t sequence, int64_t count) { held(sequence).length += count; }
     // Gives back what was reserved and not committed.
     void release(int64_t sequence);
+    // Forgets all sequences without looking at them, and leaves their memory where it is: for a process that was forked
+    // while another thread was changing them. Their numbers are not given out again.
+    void abandon();
 
     // One layer and head in each block of a sequence.
     void places(int64_t sequence, int layer, int head, std::vector<void*>& keys, std::vector<void*>& values) const;

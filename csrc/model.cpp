@@ -75,7 +75,7 @@ void Model::set(const std::string& name, const float* data, const std::vector<si
     const bool vector = slot.columns == 0;
     if (shape.size() != (vector ? 1u : 2u) || shape[0] != size_t(slot.rows) || (!vector && shape[1] != size_t(slot.columns)))
         throw std::invalid_argument("tensor " + name + " has another shape than this model's");
-    auto guard = lock();
+    Guard guard(*this);
     if (slot.matrix) {
         const int in = slot.outputs_first ? slot.columns : slot.rows, out = slot.outputs_first ? slot.rows : slot.columns;
         const ptrdiff_t in_stride = strides[slot.outputs_first ? 1 : 0], out_stride = strides[slot.outputs_first ? 0 : 1];
@@ -111,43 +111,53 @@ void Model::check_complete() const {
         if (!slot.filled) throw std::invalid_argument("tensor " + name + " is missing");
 }
 
-std::unique_lock<std::mutex> Model::lock() {
-    if (generation_ != fork_generation()) {
-        (void)mutex_.release();  // a thread of the parent may have held it when the process was forked
-        mutex_ = std::make_unique<std::mutex>();
-        generation_ = fork_generation();
-        pool_.wake_after_fork();
-    }
-    return std::unique_lock<std::mutex>(*mutex_);
+// In a forked process the lock may be held, and the cache half-changed, by a thread that stayed in the parent. Then the
+// sequences are lost, and the child starts with an empty cache; the weights, which nobody writes to, remain.
+void Model::renew_after_fork() {
+    static std::mutex one_at_a_time;
+    std::lock_guard<std::mutex> guard(one_at_a_time);
+    if (generation_.load() == fork_generation()) return;
+    (void)mutex_.release();
+    mutex_ = std::make_unique<std::mutex>();
+    if (busy_.exchange(false)) cache_.abandon();
+    generation_.store(fork_generation());
 }
 
+Model::Guard::Guard(Model& model) : model(model) {
+    if (model.generation_.load(std::memory_order_acquire) != fork_generation()) model.renew_after_fork();
+    lock = std::unique_lock<std::mutex>(*model.mutex_);
+    model.busy_.store(true, std::memory_order_relaxed);
+}
+
+Model::Guard::~Guard() { model.busy_.store(false, std::memory_order_relaxed); }
+
 int64_t Model::open() {
-    auto guard = lock();
+    Guard guard(*this);
     return cache_.open();
 }
 
 void Model::close(int64_t sequence) {
-    auto guard = lock();
+    Guard guard(*this);
     cache_.close(sequence);
 }
 
 int64_t Model::fork(int64_t sequence) {
-    auto guard = lock();
+    Guard guard(*this);
     return cache_.fork(sequence);
 }
 
 void Model::truncate(int64_t sequence, int64_t length) {
-    auto guard = lock();
+    Guard guard(*this);
     cache_.truncate(sequence, length);
 }
 
 int64_t Model::length(int64_t sequence) {
-    auto guard = lock();
+    Guard guard(*this);
     return cache_.length(sequence);
 }
 
 int64_t Model::blocks_in_use() {
-    auto guard = lock();
+    Guard guard(*this);
     return cache_.blocks_in_use();
 }
 
@@ -188,7 +198,7 @@ std::vector<Model::Span> Model::check(const int64_t* tokens, const int64_t* sequ
 
 void Model::forward(const int64_t* tokens, const int64_t* sequences, const int64_t* positions, int64_t count,
                     const int64_t* rows, int64_t wanted, float* logits) {
-    auto guard = lock();
+    Guard guard(*this);
     const std::vector<Span> spans = check(tokens, sequences, positions, count, rows, wanted);
     try {
         for (const Span& span : spans) cache_.reserve(span.sequence, span.count);

@@ -1,6 +1,7 @@
 // A GPT-2: its weights, its cache, and the step over a ragged batch.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "cache.hpp"
+#include "floats.hpp"
 #include "kernels.hpp"
 #include "pool.hpp"
 #include "weights.hpp"
@@ -83,14 +85,23 @@ class Model {
     void norm(const Norm& norm, int count);
     void attention(int layer, const std::vector<Span>& spans);
     void product(const PackedMatrix& matrix, const Buffer<float>& x, size_t stride, int count, const Target& target);
-    std::unique_lock<std::mutex> lock();
+    // One call at a time, with the floating-point settings that the bits need.
+    struct Guard {
+        explicit Guard(Model& model);
+        ~Guard();
+        Model& model;
+        std::unique_lock<std::mutex> lock;
+        StandardFloats floats;
+    };
+    void renew_after_fork();
 
     Config config_;
     const Kernels& kernels_;
     Pool pool_;
     Cache cache_;
     std::unique_ptr<std::mutex> mutex_;
-    long generation_;
+    std::atomic<bool> busy_{false};  // while a call runs: a process that is forked meanwhile cannot trust the cache
+    std::atomic<long> generation_;
 
     std::unordered_map<std::string, Slot> slots_;
     PackedMatrix embedding_, head_;

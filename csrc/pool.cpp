@@ -1,6 +1,14 @@
 #include "pool.hpp"
 
 #include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+
+#include <chrono>
+#include <system_error>
+#include <utility>
+
+#include "floats.hpp"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -20,7 +28,48 @@ void pause() {
 #endif
 }
 
-constexpr int kSpins = 4000;  // some tens of microseconds
+int cpus() {  // that this process may use
+#if defined(__linux__)
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+#endif
+    return int(std::thread::hardware_concurrency());
+}
+
+// Waits for what should come soon: at first without a pause for anybody else, then giving way to whoever wants the CPU.
+// False when it did not come within `kPatience`; then it is time to sleep.
+template <typename Ready>
+bool comes_soon(bool spin, const Ready& ready) {
+    using Clock = std::chrono::steady_clock;
+    constexpr auto kSpin = std::chrono::microseconds(20), kPatience = std::chrono::microseconds(200);
+    if (ready()) return true;
+    if (!spin) return false;
+    const auto start = Clock::now();
+    for (auto now = start; now - start < kPatience; now = Clock::now()) {
+        if (now - start > kSpin) std::this_thread::yield();
+        for (int i = 0; i < 16; ++i) {
+            if (ready()) return true;
+            pause();
+        }
+    }
+    return false;
+}
+
+// Threads that start in its scope get no signals: those are for the threads of the program around the core, and one
+// that waits for input would not notice a signal that a worker has taken. Faults stay where they happen.
+class SignalsBlocked {
+  public:
+    SignalsBlocked() {
+        sigset_t all;
+        sigfillset(&all);
+        for (int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP}) sigdelset(&all, fault);
+        pthread_sigmask(SIG_BLOCK, &all, &before_);
+    }
+    ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
+  private:
+    sigset_t before_;
+};
 
 }  // namespace
 
@@ -41,9 +90,11 @@ struct Pool::Shared {
     std::atomic<const void*> body{nullptr};
 
     alignas(64) std::atomic<int> sleeping{0};
-    std::atomic<bool> stop{false};
+    std::atomic<bool> caller_sleeps{false}, stop{false};
+    bool spin = true;
     std::mutex mutex;
-    std::condition_variable wake;
+    std::condition_variable wake, all_done;
+    std::exception_ptr error;  // under the mutex; the caller reads it when all is done
     std::vector<std::thread> workers;
 
     // Works on the present loop until nothing of it is left; returns its number.
@@ -58,10 +109,33 @@ struct Pool::Shared {
             if (!ticket.compare_exchange_weak(seen, (seen & ~uint64_t(0xffffffff)) | uint32_t(last),
                                               std::memory_order_acq_rel, std::memory_order_acquire))
                 continue;
-            call.load(std::memory_order_relaxed)(body.load(std::memory_order_relaxed), first, last);
-            done.fetch_add(last - first, std::memory_order_release);
+            try {
+                call.load(std::memory_order_relaxed)(body.load(std::memory_order_relaxed), first, last);
+            } catch (...) {
+                std::lock_guard<std::mutex> lock(mutex);
+                if (!error) error = std::current_exception();
+            }
+            if (done.fetch_add(last - first, std::memory_order_seq_cst) + last - first == all &&
+                caller_sleeps.load(std::memory_order_seq_cst)) {
+                { std::lock_guard<std::mutex> lock(mutex); }
+                all_done.notify_one();
+            }
             seen = ticket.load(std::memory_order_acquire);
         }
+    }
+
+    void wake_workers(int wanted) {
+        { std::lock_guard<std::mutex> lock(mutex); }
+        if (wanted >= int(workers.size())) return wake.notify_all();
+        for (int i = 0; i < wanted; ++i) wake.notify_one();
+    }
+
+    void wait_until_done(int all) {
+        if (comes_soon(spin, [&] { return done.load(std::memory_order_acquire) >= all; })) return;
+        std::unique_lock<std::mutex> lock(mutex);
+        caller_sleeps.store(true, std::memory_order_seq_cst);
+        all_done.wait(lock, [&] { return done.load(std::memory_order_seq_cst) >= all; });
+        caller_sleeps.store(false, std::memory_order_relaxed);
     }
 };
 
@@ -69,9 +143,13 @@ Pool::Pool(int threads) : threads_(threads < 1 ? 1 : threads), generation_(fork_
 
 void Pool::start() {
     shared_ = std::make_unique<Shared>();
+    shared_->spin = threads_ <= cpus();
+    if (threads_ == 1) return;
+    SignalsBlocked blocked;
+    shared_->workers.reserve(size_t(threads_) - 1);
     try {
         for (int i = 1; i < threads_; ++i) shared_->workers.emplace_back([s = shared_.get()] { work(*s); });
-    } catch (const std::system_error&) {
+    } catch (const std::exception&) {
         // The system gives no more threads: those there are do the work.
     }
 }
@@ -89,28 +167,26 @@ Pool::~Pool() {
     for (auto& worker : shared_->workers) worker.join();
 }
 
-void Pool::wake_after_fork() {
-    if (generation_ == fork_generation()) return;
+// The workers stayed behind in the parent.
+void Pool::renew_after_fork() {
     (void)shared_.release();
     generation_ = fork_generation();
     start();
 }
 
 void Pool::work(Shared& shared) {
+    const StandardFloats floats;
     uint32_t finished = 0;
     for (;;) {
-        int spins = 0;
-        while (uint32_t(shared.ticket.load(std::memory_order_acquire) >> 32) == finished) {
-            if (++spins < kSpins) {
-                pause();
-                continue;
-            }
+        const bool soon = comes_soon(shared.spin, [&] {
+            return uint32_t(shared.ticket.load(std::memory_order_acquire) >> 32) != finished;
+        });
+        if (!soon) {
             std::unique_lock<std::mutex> lock(shared.mutex);
             shared.sleeping.fetch_add(1);
             shared.wake.wait(lock, [&] { return shared.stop.load() || uint32_t(shared.ticket.load() >> 32) != finished; });
             shared.sleeping.fetch_sub(1);
             if (shared.stop.load()) return;
-            spins = 0;
         }
         finished = shared.help();
     }
@@ -118,6 +194,7 @@ void Pool::work(Shared& shared) {
 
 void Pool::run_erased(int count, int grain, Call call, const void* body) {
     if (count <= 0) return;
+    if (generation_ != fork_generation()) renew_after_fork();
     Shared& s = *shared_;
     if (s.workers.empty() || count <= grain) return call(body, 0, count);
     // First a loop number with nothing to take, so that no worker reads the fields while they change.
@@ -129,17 +206,11 @@ void Pool::run_erased(int count, int grain, Call call, const void* body) {
     s.call.store(call, std::memory_order_relaxed);
     s.body.store(body, std::memory_order_relaxed);
     s.ticket.store(((number + 1) & 0xffffffff) << 32, std::memory_order_seq_cst);
-    if (s.sleeping.load(std::memory_order_seq_cst) > 0) {
-        { std::lock_guard<std::mutex> lock(s.mutex); }
-        s.wake.notify_all();
-    }
+    const int pieces = (count - 1) / grain + 1, asleep = s.sleeping.load(std::memory_order_seq_cst);
+    if (asleep > 0) s.wake_workers(asleep < pieces - 1 ? asleep : pieces - 1);
     s.help();
-    for (int spins = 0; s.done.load(std::memory_order_acquire) < count;) {
-        if (++spins < kSpins)
-            pause();
-        else
-            std::this_thread::yield();
-    }
+    s.wait_until_done(count);
+    if (s.error) std::rethrow_exception(std::exchange(s.error, nullptr));
 }
 
 }  // namespace gptwo

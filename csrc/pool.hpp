@@ -4,8 +4,9 @@
 // returns when all are done. Which thread takes which piece is left to chance, so pieces must write to separate places
 // and never add to each other: then the result does not depend on the threads.
 //
-// Workers spin for a moment after each loop, since the next one follows within microseconds while a step runs, and then
-// sleep. The caller never waits for a worker that has not taken a piece: one that the system has put aside costs nothing.
+// Workers spin for a moment after each loop, since the next one follows within microseconds while a step runs, then offer
+// their CPU to others, and then sleep. The caller never waits for a worker that has not taken a piece: one that the
+// system has put aside costs nothing. With more threads than CPUs nobody spins.
 #pragma once
 
 #include <atomic>
@@ -28,20 +29,18 @@ class Pool {
     Pool& operator=(const Pool&) = delete;
 
     int threads() const { return threads_; }
-    // One caller at a time. Exceptions of `body` must not leave it.
+    // One caller at a time. An exception that leaves `body` comes out of here, when all else is done; of several, one does.
     template <typename Body>
     void run(int count, int grain, const Body& body) {
         run_erased(count, grain, [](const void* b, int first, int last) { (*static_cast<const Body*>(b))(first, last); },
                    &body);
     }
-    // Call before the first run of a step: after a fork of the process the workers are gone, and new ones are started.
-    void wake_after_fork();
-
   private:
     using Call = void (*)(const void*, int, int);
     struct Shared;
     void run_erased(int count, int grain, Call call, const void* body);
     void start();
+    void renew_after_fork();
     static void work(Shared& shared);
 
     int threads_;

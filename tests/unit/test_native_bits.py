@@ -18,12 +18,23 @@ CONFIG = tiny_config()
 ARRAYS = random_arrays(CONFIG)
 # An outlier in the MLP's hidden layer, so that blocks with a second term occur.
 ARRAYS["h.0.mlp.c_fc.bias"][5] = 60.0
+THREADS = (1, 2, 4)
 texts = st.lists(st.integers(0, CONFIG.vocab_size - 1), min_size=1, max_size=150)
 
 
 @pytest.fixture(scope="module", params=FORMATS)
 def decoder(request):
     return native(CONFIG, ARRAYS, request.param, threads=2)
+
+
+@pytest.fixture(scope="module", params=FORMATS)
+def fleet(request):
+    """The same model on every instruction set of this machine, with every number of threads."""
+    made = {}
+    for tier in _native.tiers():
+        with instruction_set(tier):
+            made |= {(tier, n): native(CONFIG, ARRAYS, request.param, threads=n) for n in THREADS}
+    return made
 
 
 @contextmanager
@@ -70,6 +81,64 @@ def run_in_random_chunks(decoder, opened, batch, data):
             start += n
             left[i] = left[i][n:]
     return got
+
+
+@settings(max_examples=15, deadline=None)
+@given(batch=st.lists(texts, min_size=1, max_size=4), data=st.data())
+def test_any_batch_has_the_same_bits_on_any_instruction_set_and_number_of_threads(fleet, batch, data):
+    expected = [all_logits(fleet["portable", 1], ids) for ids in batch]
+    decoder = fleet[data.draw(st.sampled_from(list(fleet)))]
+    with closing_all(decoder) as opened:
+        got = run_in_random_chunks(decoder, opened, batch, data)
+    for whole, parts in zip(expected, got, strict=True):
+        assert_array_equal(np.concatenate(parts), whole)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32), data=st.data())
+def test_the_life_of_many_sequences_leaves_no_trace_in_their_bits(fleet, seed, data):
+    """Steps, forks, truncations and closings in any order, on one decoder; each text is then run on another, alone."""
+    decoder, other = (fleet[data.draw(st.sampled_from(list(fleet)))] for _ in range(2))
+    draw = np.random.default_rng(seed)
+    held: dict[int, list[int]] = {}  # the text of each open sequence
+    last: dict[int, np.ndarray] = {}  # the logits of its last token, while they are known
+    with closing_all(decoder) as opened:
+        for _ in range(12):
+            action = draw.integers(0, 4)
+            if action == 0 or not held:
+                opened.append(decoder.open())
+                held[opened[-1]] = []
+            elif action == 1:
+                trunk = int(draw.choice(list(held)))
+                opened.append(decoder.fork(trunk))
+                held[opened[-1]] = list(held[trunk])
+                if trunk in last:
+                    last[opened[-1]] = last[trunk]
+            elif action == 2:
+                sequence = int(draw.choice(list(held)))
+                held[sequence] = held[sequence][: draw.integers(0, len(held[sequence]) + 1)]
+                decoder.truncate(sequence, len(held[sequence]))
+                last.pop(sequence, None)
+            step(decoder, draw, held, last)
+        assert {s: decoder.length(s) for s in held} == {s: len(ids) for s, ids in held.items()}
+    for sequence, logits in last.items():
+        assert_array_equal(logits, all_logits(other, held[sequence])[-1])
+    assert decoder.cache_blocks == 0
+
+
+def step(decoder, draw, held, last):
+    """Feed some of the sequences some tokens each, in one batch."""
+    fed = [s for s in held if draw.integers(0, 2) and len(held[s]) < CONFIG.n_positions]
+    if not fed:
+        return
+    counts = [int(draw.integers(1, min(40, CONFIG.n_positions - len(held[s])) + 1)) for s in fed]
+    tokens = draw.integers(0, CONFIG.vocab_size, sum(counts))
+    positions = np.concatenate([np.arange(len(held[s]), len(held[s]) + n) for s, n in zip(fed, counts, strict=True)])
+    ends = np.cumsum(counts)
+    logits = decoder.forward(tokens, np.repeat(fed, counts), positions, ends - 1)
+    for sequence, row, start, end in zip(fed, logits, ends - counts, ends, strict=True):
+        held[sequence] += tokens[start:end].tolist()
+        last[sequence] = row
 
 
 @settings(max_examples=15, deadline=None)
@@ -129,7 +198,7 @@ def test_threads_and_instruction_sets_do_not_change_the_bits(weights, cache):
     assert expected.std() > 0.1
     for tier in _native.tiers():
         with instruction_set(tier):
-            for threads in (1, 2, 4):
+            for threads in THREADS:
                 assert_array_equal(
                     all_logits(native(CONFIG, ARRAYS, weights, cache=cache, threads=threads), ids), expected
                 )
@@ -165,3 +234,25 @@ def test_a_long_batch_that_is_cut_into_slabs_has_the_same_bits(decoder):
     for sequence in sequences:
         decoder.close(sequence)
     assert_array_equal(logits, np.concatenate([all_logits(decoder, ids) for ids in batch]))
+
+
+def test_more_threads_than_this_machine_has_give_the_same_bits():
+    ids = range(CONFIG.vocab_size)
+    expected = all_logits(native(CONFIG, ARRAYS, "int8", threads=1), ids)
+    assert_array_equal(all_logits(native(CONFIG, ARRAYS, "int8", threads=64), ids), expected)
+
+
+def test_another_librarys_floating_point_settings_do_not_change_the_bits():
+    torch = pytest.importorskip("torch", reason="needs PyTorch, to set the processor's flags")
+    config = tiny_config(tie_word_embeddings=False)
+    arrays = random_arrays(config)
+    arrays["lm_head.weight"] *= np.float32(1e-40)  # subnormal numbers, which the flag would make zero
+    ids = range(30)
+    expected = all_logits(native(config, arrays, threads=2), ids)
+    assert np.count_nonzero(expected) > expected.size / 2
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot flush subnormal numbers to zero")
+    try:
+        assert_array_equal(all_logits(native(config, arrays, threads=2), ids), expected)
+    finally:
+        torch.set_flush_denormal(False)

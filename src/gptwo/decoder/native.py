@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from typing import Final, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from gptwo import _native
 from gptwo.checkpoint import StoredTensor
 from gptwo.config import GPTConfig
 from gptwo.decoder.protocol import Floats, Integers
-from gptwo.errors import InvalidRequestError, NumericalError, nearest_name
+from gptwo.errors import InvalidRequestError, nearest_name
 
 Weights = Literal["f32", "bf16", "int8", "int4"]
 
@@ -173,22 +174,41 @@ def _norm_before(name: str, config: GPTConfig) -> str | None:
 def _folds(config: GPTConfig, tensors: Mapping[str, StoredTensor]) -> dict[str, Floats]:
     """For each layer norm, what its gain and bias are divided by and the next weights multiplied by: float32 (C,).
 
-    A channel with a gain far above the others would take the scale of its block of activations for itself, and its
-    weights, which are small to make up for it, would vanish among their block's. The factors are powers of two, so
-    that nothing is rounded, and bring the gains to within a factor of two of their median.
-    After SmoothQuant (Xiao et al. 2022), with the gains in place of measured activations.
+    In the integer formats the weights of an output share a scale in blocks of inputs. A channel with small weights, to
+    make up for large activations, would vanish in its block, and its activations take their block's scale for
+    themselves. The factors bring the mean magnitude of every channel's weights to that of the median channel, to within
+    a factor of two; they are powers of two, so that nothing is rounded. A channel with large activations and weights
+    like the others' is left to the second integer term of its block.
+    After SmoothQuant (Xiao et al. 2022), with weights in place of measured activations.
     """
+    head = "wte.weight" if config.tie_word_embeddings else "lm_head.weight"
+    readers = {"ln_f": head}
+    for layer in range(config.n_layer):
+        readers |= {f"h.{layer}.ln_1": f"h.{layer}.attn.c_attn.weight", f"h.{layer}.ln_2": f"h.{layer}.mlp.c_fc.weight"}
     folds: dict[str, Floats] = {}
-    norms = [f"h.{layer}.{norm}" for layer in range(config.n_layer) for norm in ("ln_1", "ln_2")]
-    for norm in [*norms, "ln_f"]:
-        gain = np.abs(tensors[f"{norm}.weight"].float32().astype(np.float64))
-        if not np.isfinite(gain).all():
-            raise NumericalError(f"tensor {norm}.weight cannot be used: it holds NaN or infinite values")
-        middle = float(np.median(gain))
+    for norm, reader in readers.items():
+        sizes = _channel_sizes(tensors[reader].float32().T if reader == head else tensors[reader].float32())
+        middle = float(np.median(sizes))
         if middle == 0.0:
             continue
         # A tied head's factors come back as rounding errors of the embedding where they are below one.
-        least = 0.0 if norm == "ln_f" and config.tie_word_embeddings else -8.0
-        exponent = np.rint(np.log2(np.maximum(gain, middle * 2.0**-30) / middle)).clip(least, 16.0)
-        folds[norm] = np.exp2(exponent).astype(np.float32)
+        least = 0 if norm == "ln_f" and config.tie_word_embeddings else -8
+        fraction, exponent = np.frexp(middle / np.maximum(sizes, middle * 2.0**-30))
+        exponent -= fraction < 0.5**0.5  # the nearest power of two, by comparisons that are the same on every machine
+        folds[norm] = np.ldexp(np.float32(1.0), exponent.clip(least, 16))
     return folds
+
+
+def _channel_sizes(weights: Floats) -> npt.NDArray[np.float64]:
+    """The mean magnitude of each channel's weights (C, outputs), to 24 bits: float64 (C,). Zeros if not all are finite.
+
+    Whole numbers are added up, which is exact in any order: the result is the same on every machine.
+    """
+    some = np.abs(weights[:, :: max(1, weights.shape[1] // 8192)])  # enough of a large vocabulary
+    peak = float(some.max(initial=0.0))
+    if not np.isfinite(peak):
+        return np.zeros(len(weights))  # the core refuses them, by name
+    shift = 24 - int(np.frexp(peak)[1])
+    whole = np.trunc(np.ldexp(some, shift))
+    sizes: npt.NDArray[np.float64] = np.ldexp(whole.sum(axis=1, dtype=np.float64), -shift) / some.shape[1]
+    return sizes
