@@ -2,6 +2,9 @@
 
 #include <pthread.h>
 
+#include <system_error>
+#include <utility>
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -46,6 +49,14 @@ struct Pool::Shared {
     std::condition_variable wake;
     std::vector<std::thread> workers;
 
+    std::atomic<bool> failed{false};
+    std::exception_ptr failure;  // the first exception of a loop, under the mutex
+
+    void keep(std::exception_ptr thrown) {
+        std::lock_guard<std::mutex> lock(mutex);
+        if (!failed.exchange(true)) failure = std::move(thrown);
+    }
+
     // Works on the present loop until nothing of it is left; returns its number.
     uint32_t help() {
         uint64_t seen = ticket.load(std::memory_order_acquire);
@@ -58,7 +69,11 @@ struct Pool::Shared {
             if (!ticket.compare_exchange_weak(seen, (seen & ~uint64_t(0xffffffff)) | uint32_t(last),
                                               std::memory_order_acq_rel, std::memory_order_acquire))
                 continue;
-            call.load(std::memory_order_relaxed)(body.load(std::memory_order_relaxed), first, last);
+            try {
+                call.load(std::memory_order_relaxed)(body.load(std::memory_order_relaxed), first, last);
+            } catch (...) {
+                keep(std::current_exception());
+            }
             done.fetch_add(last - first, std::memory_order_release);
             seen = ticket.load(std::memory_order_acquire);
         }
@@ -139,6 +154,11 @@ void Pool::run_erased(int count, int grain, Call call, const void* body) {
             pause();
         else
             std::this_thread::yield();
+    }
+    if (s.failed.load(std::memory_order_relaxed)) {
+        std::lock_guard<std::mutex> lock(s.mutex);
+        s.failed.store(false);
+        std::rethrow_exception(std::exchange(s.failure, nullptr));
     }
 }
 

@@ -28,7 +28,8 @@ class Pool {
     Pool& operator=(const Pool&) = delete;
 
     int threads() const { return threads_; }
-    // One caller at a time. Exceptions of `body` must not leave it.
+    // One caller at a time. If `body` throws, on whichever thread, the other pieces still run, and the first of what was
+    // thrown comes out of here.
     template <typename Body>
     void run(int count, int grain, const Body& body) {
         run_erased(count, grain, [](const void* b, int first, int last) { (*static_cast<const Body*>(b))(first, last); },

@@ -77,6 +77,12 @@ class NumericalError(GptwoError):
     """A computation left the real numbers: NaN or infinite logits, or a loss that diverged."""
 
 
+class OutOfMemoryError(GptwoError, MemoryError):
+    """The system has no more memory for the weights, the cache or a step."""
+
+    http_status = 503
+
+
 class DataError(GptwoError):
     """Training data or an input file that cannot be read."""
 
@@ -97,6 +103,10 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
 
 class CheckpointWarning(UserWarning):
     """A checkpoint was read, but not all that is in it was used, or not as its configuration says."""
+
+
+class BackendWarning(UserWarning):
+    """Another backend than the usual one runs the model."""
 
 
 def one_line(error: object, longest: int = 160) -> str:

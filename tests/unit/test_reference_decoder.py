@@ -239,4 +239,4 @@ def test_without_pytorch_the_message_says_how_to_get_it(tmp_path: Path, monkeypa
     checkpoint = load_checkpoint(write_directory(tmp_path / "model", random_arrays(CONFIG), CONFIG))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'gptwo\[torch\]'"):
-        open_decoder(checkpoint)
+        open_decoder(checkpoint, backend="reference")

@@ -6,14 +6,14 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Protocol
 
-from gptwo.checkpoint import transformers_format
+from gptwo.checkpoint import packed_format, transformers_format
 from gptwo.checkpoint.canonical import expected_shapes
 from gptwo.checkpoint.safetensors_file import WRITTEN_DTYPES
-from gptwo.checkpoint.stored import Array
+from gptwo.checkpoint.stored import Array, Packed
 from gptwo.checkpoint.tokenizer_files import TOKENIZER_FILES
 from gptwo.config import GPTConfig
 from gptwo.errors import CheckpointError, InvalidRequestError
@@ -22,7 +22,7 @@ CARD: Final = "README.md"
 
 # What may lie in a directory that is replaced: the files of a checkpoint, and nothing of anybody's own.
 _OURS: Final = re.compile(
-    r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)|(model\.safetensors|pytorch_model\.bin)\.index\.json"
+    r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)|model\.packed\.safetensors|(model\.safetensors|pytorch_model\.bin)\.index\.json"
     r"|generation_config\.json|chat_template\.jinja|\.gitattributes"
 )
 
@@ -57,6 +57,27 @@ def save_checkpoint(
         raise InvalidRequestError(f"dtype is {dtype!r}, expected one of {', '.join(WRITTEN_DTYPES)}", param="dtype")
     _check_tensors(directory, config, tensors)
     ordered = {name: tensors[name] for name, _ in expected_shapes(config)}
+    _save(directory, lambda new: transformers_format.write(new, config, ordered, dtype), tokenizer, card)
+
+
+def save_packed(
+    directory: Path,
+    config: GPTConfig,
+    tensors: Mapping[str, Array],
+    packed: Packed,
+    tokenizer: SavesTokenizer | None,
+    *,
+    card: str | None = None,
+) -> None:
+    """Write a directory of packed weights: config.json, model.packed.safetensors, the tokenizer's files and the card.
+
+    tensors: what `packed_tensors` of the native decoder gives. As `save_checkpoint` otherwise.
+    """
+    _save(directory, lambda new: packed_format.write(new, config, tensors, packed), tokenizer, card)
+
+
+def _save(directory: Path, write: Callable[[Path], None], tokenizer: SavesTokenizer | None, card: str | None) -> None:
+    """Have a new directory written, and put it in the place of `directory`."""
     # A link stays a link, and what it leads to is replaced.
     target = Path(os.path.realpath(directory))
     check_replaceable(target)
@@ -64,7 +85,7 @@ def save_checkpoint(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = _beside(target, "tmp")
-        transformers_format.write(temporary, config, ordered, dtype)
+        write(temporary)
         if tokenizer is not None:
             tokenizer.save(temporary)
         if card is not None:
