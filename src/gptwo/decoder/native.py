@@ -106,6 +106,8 @@ class NativeDecoder:
                     self._core.set(name, tensor.float32(), folds.get(reader) if reader else None)
                 else:
                     self._core.set(name, _folded(name, tensor, folds))
+            except NumericalError as error:
+                raise NumericalError(f"checkpoint {tensor.file}: {error}") from None
             except MemoryError as error:
                 raise OutOfMemoryError(f"there is not enough memory for tensor {name} as {weights}") from error
             tensor.release()
@@ -125,7 +127,7 @@ class NativeDecoder:
             if name == UNFOLD:
                 self._core.set_unfold(_finite(tensor))
             elif size == 0:
-                self._core.set(name, tensor.float32())
+                self._core.set(name, _finite(tensor))
             else:
                 data = tensor.raw.reshape(-1).view(np.uint8)
                 if not size <= data.size < size + CACHE_LINE:
@@ -287,9 +289,7 @@ def _folds(config: GPTConfig, tensors: Mapping[str, StoredTensor]) -> dict[str, 
     folds: dict[str, Floats] = {}
     norms = [f"h.{layer}.{norm}" for layer in range(config.n_layer) for norm in ("ln_1", "ln_2")]
     for norm in [*norms, "ln_f"]:
-        gain = np.abs(tensors[f"{norm}.weight"].float32().astype(np.float64))
-        if not np.isfinite(gain).all():
-            raise NumericalError(f"tensor {norm}.weight cannot be used: it holds NaN or infinite values")
+        gain = np.abs(_finite(tensors[f"{norm}.weight"]).astype(np.float64))
         middle = float(np.median(gain))
         if middle == 0.0:
             continue
