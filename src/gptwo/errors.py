@@ -7,7 +7,6 @@ was wrong, where, and what to do.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -96,6 +95,8 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
 
     Example: nearest_name("topp", ["top_k", "top_p"]) == "; did you mean 'top_p'?"
     """
+    import difflib  # for those who made a mistake
+
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else f"; known names: {', '.join(names)}"

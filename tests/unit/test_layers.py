@@ -26,6 +26,7 @@ LAYERS = (
     ("sampling",),
     ("decoder", "export", "inspection"),
     ("checkpoint", "model", "tokenizer"),
+    ("tokenizer_table", "incremental_decoder"),
     ("config",),
     ("options", "files"),
     ("errors", "version", "embedded", "_native"),
