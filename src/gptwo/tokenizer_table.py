@@ -77,7 +77,10 @@ class TokenTable:
             return None
         try:
             with (directory / FILE).open("rb") as file:
-                table = cls(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            table = cls(mapped)
+            if hasattr(mmap, "MADV_DONTNEED"):
+                mapped.madvise(mmap.MADV_DONTNEED)  # the checksum read it all; of what follows it takes little
             with (directory / "tokenizer.json").open("rb") as file:
                 source = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             with source:
