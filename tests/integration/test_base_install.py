@@ -1,4 +1,4 @@
-"""The base install, from a clean clone in a fresh environment, without PyTorch; and what a source distribution holds."""
+"""The base install, from a clean clone in a fresh environment, without PyTorch; and what a source distribution has."""
 
 from __future__ import annotations
 
