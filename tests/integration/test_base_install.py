@@ -49,6 +49,7 @@ def test_the_demo_runs_from_a_clean_clone_without_pytorch(tmp_path: Path) -> Non
     assert "perplexity" in quantized.stdout
 
 
+@pytest.mark.slow  # it walks through all that lies in the checkout, an environment of thousands of files as well
 def test_a_source_distribution_holds_all_that_the_build_needs(tmp_path: Path) -> None:
     pytest.importorskip("scikit_build_core", reason="what builds gptwo is not in this environment")
     script = "import sys; from scikit_build_core.build import build_sdist; print(build_sdist(sys.argv[1]))"
