@@ -50,6 +50,7 @@ def test_a_model_is_packed_and_compared(
         "config.json",
         WEIGHTS_FILE,
         "tokenizer.json",
+        "tokenizer.table",
         "tokenizer_config.json",
     }
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
