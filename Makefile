@@ -1,5 +1,5 @@
-# make demo        a virtual environment, gptwo in it, and text from the model that it brings
-# make test        everything the tests need, then linters, type checker and all tests but the slow ones
+# make demo        a virtual environment, gptwo in it (no PyTorch), and text from the model that it brings
+# make test        everything the tests need, PyTorch too, then linters, type checker and all tests but the slow ones
 # make test-slow   the slow tests, these two among them:
 # make emulate     the core built by gcc and clang, for Arm and for older machines under qemu: the same bits
 # make sanitize    the core under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer
@@ -9,6 +9,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 TEXT ?= tinyshakespeare.txt
+
+# The core is compiled in build/ with what the environment has, not in an isolated one that is made anew each time: so
+# a change compiles only what it touches.
+BUILD := scikit-build-core nanobind cmake ninja
+SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
 
 .PHONY: demo test test-slow lint types tests format emulate sanitize embedded-model constraints clean
 
@@ -43,18 +48,20 @@ emulate sanitize:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "installing gptwo and PyTorch into $(VENV); the first time this takes a few minutes"
-	$(PIP) -e '.[torch]'
+$(VENV)/.installed: $(SOURCES) | $(VENV)/bin/python
+	@echo "compiling gptwo and installing it into $(VENV); the first time this takes a few minutes"
+	$(PIP) $(BUILD)
+	$(PIP) --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "installing gptwo and what its tests need into $(VENV); the first time this takes a few minutes"
-	$(PIP) -e '.[dev]'
+$(VENV)/.installed-dev: $(SOURCES) | $(VENV)/bin/python
+	@echo "compiling gptwo and installing what its tests need into $(VENV); the first time this takes a few minutes"
+	$(PIP) $(BUILD)
+	$(PIP) --no-build-isolation -e '.[dev]'
 	@touch $@ $(VENV)/.installed
 
 # The embedded model, again: three quarters of an hour on two cores. TEXT is the file of 1,115,394 characters that the README names.
-embedded-model: $(VENV)/.installed
+embedded-model: $(VENV)/.installed-dev
 	$(BIN)/gptwo prepare $(TEXT) --out runs/shakespeare-data --tokenizer bpe:1024
 	$(BIN)/gptwo train --data runs/shakespeare-data --out runs/shakespeare --n-layer 5 --n-head 6 --n-embd 192 \
 	    --block-size 256 --batch-size 8 --steps 5000 --lr 2e-3 --warmup-steps 100 --weight-decay 0.2 --beta2 0.99 \

@@ -20,6 +20,8 @@ using namespace gptwo;
 using Integers = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Factors = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Tensor = nb::ndarray<const float, nb::device::cpu>;
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using OwnBytes = nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>>;
 using Logits = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 namespace {
@@ -39,9 +41,12 @@ NB_MODULE(_native, m) {
             raise("DecoderError", error.what());
         } catch (const NumericalError& error) {
             raise("NumericalError", error.what());
+        } catch (const std::bad_alloc&) {
+            raise("OutOfMemoryError", "there is not enough memory for the model's weights, its cache or a step");
         }
     });
 
+    m.attr("LAYOUT_VERSION") = kLayoutVersion;
     m.def("tiers", [] {
         std::vector<std::string> names;
         for (const Kernels* tier : available_tiers()) names.push_back(tier->name);
@@ -76,6 +81,19 @@ NB_MODULE(_native, m) {
                 self.set(name, tensor.data(), shape, strides, factors);
             },
             "name"_a, "tensor"_a, "fold"_a.none() = nb::none())
+        .def(
+            "set_mapped",
+            [](Model& self, const std::string& name, Bytes bytes) { self.set_mapped(name, bytes.data(), bytes.size()); },
+            nb::keep_alive<1, 3>(), "name"_a, "bytes"_a)
+        .def("mapped_bytes", &Model::mapped_bytes, "name"_a)
+        .def(
+            "packed",
+            [](nb::handle_t<Model> self, const std::string& name) {
+                const Model& model = nb::cast<const Model&>(self);
+                return OwnBytes(model.packed(name), {model.mapped_bytes(name)}, self);
+            },
+            "name"_a)
+        .def("first_not_finite", &Model::first_not_finite, nb::call_guard<nb::gil_scoped_release>())
         .def("set_unfold",
              [](Model& self, Factors factors) {
                  if (factors.shape(0) != size_t(self.config().width)) throw std::invalid_argument("one factor per channel");

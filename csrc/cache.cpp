@@ -26,7 +26,7 @@ Cache::Block Cache::new_block() {
     spare_.reserve(kSpare);
     std::unique_ptr<Buffer<uint8_t>> memory;
     if (spare_.empty()) {
-        memory = std::make_unique<Buffer<uint8_t>>(block_bytes_);
+        memory = std::make_unique<Buffer<uint8_t>>(Buffer<uint8_t>::uninitialized(block_bytes_));
     } else {
         memory = std::move(spare_.back());
         spare_.pop_back();

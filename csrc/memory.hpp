@@ -1,7 +1,8 @@
-// Zeroed memory on cache-line boundaries.
+// Memory on cache-line boundaries: our own, or a part of somebody else's.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -29,21 +30,29 @@ template <typename T>
 class Buffer {
   public:
     Buffer() = default;
-    explicit Buffer(size_t count) : count_(count) {
-        size_t bytes = (count * sizeof(T) + 63) / 64 * 64;
-        if (bytes == 0) return;
-        data_ = static_cast<T*>(std::aligned_alloc(64, bytes));
-        if (!data_) throw std::bad_alloc();
-        use_huge_pages(data_, bytes);
-        std::memset(static_cast<void*>(data_), 0, bytes);
+    // Zeroed.
+    explicit Buffer(size_t count) : Buffer(count, true) {}
+    // For what is written whole before it is read. Only the bytes that fill the last cache line are zeroed.
+    static Buffer uninitialized(size_t count) { return Buffer(count, false); }
+    // Somebody else's memory, which is only read, and which must stay for as long as this.
+    static Buffer borrowed(const T* data, size_t count) {
+        Buffer result;
+        result.data_ = const_cast<T*>(data);
+        result.count_ = count;
+        result.owned_ = false;
+        return result;
     }
-    Buffer(Buffer&& other) noexcept : data_(std::exchange(other.data_, nullptr)), count_(std::exchange(other.count_, 0)) {}
+    Buffer(Buffer&& other) noexcept
+        : data_(std::exchange(other.data_, nullptr)), count_(std::exchange(other.count_, 0)), owned_(other.owned_) {}
     Buffer& operator=(Buffer&& other) noexcept {
         std::swap(data_, other.data_);
         std::swap(count_, other.count_);
+        std::swap(owned_, other.owned_);
         return *this;
     }
-    ~Buffer() { std::free(data_); }
+    ~Buffer() {
+        if (owned_) std::free(data_);
+    }
 
     T* data() { return data_; }
     const T* data() const { return data_; }
@@ -52,8 +61,20 @@ class Buffer {
     const T& operator[](size_t i) const { return data_[i]; }
 
   private:
+    Buffer(size_t count, bool zeroed) : count_(count) {
+        if (count == 0) return;
+        if (count > (SIZE_MAX - 63) / sizeof(T)) throw std::bad_alloc();
+        const size_t used = count * sizeof(T), bytes = (used + 63) / 64 * 64;
+        data_ = static_cast<T*>(std::aligned_alloc(64, bytes));
+        if (!data_) throw std::bad_alloc();
+        use_huge_pages(data_, bytes);
+        const size_t first = zeroed ? 0 : used;
+        std::memset(reinterpret_cast<char*>(data_) + first, 0, bytes - first);
+    }
+
     T* data_ = nullptr;
     size_t count_ = 0;
+    bool owned_ = true;
 };
 
 }  // namespace gptwo

@@ -101,6 +101,48 @@ void Model::set(const std::string& name, const float* data, const std::vector<si
     slot.filled = true;
 }
 
+size_t Model::mapped_bytes(const std::string& name) const {
+    const auto found = slots_.find(name);
+    if (found == slots_.end() || found->second.columns == 0) return 0;
+    const Slot& slot = found->second;
+    if (!slot.matrix) return size_t(slot.rows) * size_t(slot.columns) * sizeof(float);
+    return PackedMatrix::size(slot.format, slot.outputs_first ? slot.columns : slot.rows,
+                              slot.outputs_first ? slot.rows : slot.columns);
+}
+
+void Model::set_mapped(const std::string& name, const uint8_t* data, size_t bytes) {
+    const size_t expected = mapped_bytes(name);
+    if (expected == 0 || bytes != expected || reinterpret_cast<uintptr_t>(data) % 64 != 0)
+        throw std::invalid_argument("tensor " + name + " cannot be mapped: it has " + std::to_string(bytes) + " bytes, not " +
+                                    std::to_string(expected) + ", or does not begin on a cache line");
+    auto guard = lock();
+    Slot& slot = slots_.at(name);
+    if (slot.matrix)
+        *slot.matrix = PackedMatrix(slot.format, slot.outputs_first ? slot.columns : slot.rows,
+                                    slot.outputs_first ? slot.rows : slot.columns, data);
+    else
+        *slot.numbers = Buffer<float>::borrowed(reinterpret_cast<const float*>(data), bytes / sizeof(float));
+    slot.filled = true;
+}
+
+const uint8_t* Model::packed(const std::string& name) const {
+    const auto found = slots_.find(name);
+    if (found == slots_.end() || !found->second.matrix || !found->second.filled)
+        throw std::invalid_argument("there is no packed matrix " + name);
+    return found->second.matrix->data();
+}
+
+std::string Model::first_not_finite() {
+    auto guard = lock();
+    for (const auto& [name, slot] : slots_) {
+        if (slot.matrix && !slot.matrix->finite()) return name;
+        float check = 0.0f;
+        for (size_t i = 0; slot.numbers && i < slot.numbers->size(); ++i) check += (*slot.numbers)[i] * 0.0f;
+        if (!(check == 0.0f)) return name;
+    }
+    return "";
+}
+
 void Model::set_unfold(const float* factors) {
     unfold_ = Buffer<float>(size_t(config_.width));
     std::copy(factors, factors + config_.width, unfold_.data());

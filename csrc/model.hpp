@@ -35,6 +35,16 @@ class Model {
     // if that is given. Throws std::invalid_argument for an unknown name or another shape, NumericalError for NaN.
     void set(const std::string& name, const float* data, const std::vector<size_t>& shape,
              const std::vector<ptrdiff_t>& strides, const float* fold);
+    // The same for what was packed before, or the position embedding: `data` is read where it lies, from now on, and must
+    // stay and begin on a cache line. Throws std::invalid_argument for a name that cannot be mapped or another size. The
+    // numbers are not looked at: those that are no numbers come out in the logits, and `first_not_finite` finds them.
+    void set_mapped(const std::string& name, const uint8_t* data, size_t bytes);
+    // The bytes of a tensor that `set_mapped` takes; 0 for one that it does not.
+    size_t mapped_bytes(const std::string& name) const;
+    // A packed matrix, mapped_bytes(name) of it. Throws std::invalid_argument if there is none of that name.
+    const uint8_t* packed(const std::string& name) const;
+    // The name of a tensor that holds NaN or infinite values, or "". Reads all of them.
+    std::string first_not_finite();
     // What the rows of the embedding are multiplied by when they are looked up, (C,): undoes the head's fold.
     void set_unfold(const float* factors);
     void check_complete() const;  // throws std::invalid_argument naming a tensor that is missing

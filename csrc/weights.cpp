@@ -43,41 +43,78 @@ uint16_t to_half(float value) {  // half to even; what is too large was refused 
     return uint16_t(sign | ((bits >> 13) - (112u << 10)));
 }
 
-// `count` weights of one output, `lane` its place in the panel.
-void pack_int8(const float* w, int lane, uint8_t* block) {
-    float peak = 0.0f;
-    for (int k = 0; k < kInt8Block; ++k) peak = std::fmax(peak, std::fabs(w[k]));
-    float scale = peak / kInt8Weight;
-    const float inverse = peak < 1e-30f ? 0.0f : kInt8Weight / peak;
-    if (peak < 1e-30f) scale = 0.0f;
-    std::memcpy(block + 4 * lane, &scale, 4);
-    for (int k = 0; k < kInt8Block; ++k)
-        block[64 + (k / kGroup) * 64 + lane * kGroup + k % kGroup] = uint8_t(int(std::nearbyint(w[k] * inverse)) + kInt8Weight);
+int32_t bits_of(float value) {
+    int32_t bits;
+    std::memcpy(&bits, &value, 4);
+    return bits;
 }
 
-int nearest_int4(float x) {
-    int value = int(std::nearbyint(x));
-    return value < -8 ? -8 : value > 7 ? 7 : value;
+// Half to even, for magnitudes below 2^22. Unlike nearbyint it is no call, so that loops run in registers.
+float nearest(float x) { return (x + 12582912.0f) - 12582912.0f; }
+
+// The largest magnitude as bits: for floats without their sign the order of the bits is that of the numbers, and what is
+// not finite comes last.
+constexpr int32_t kInfinity = 0x7f800000;
+
+template <int count>
+int32_t largest_bits(const float* w) {
+    int32_t peak = 0;
+    for (int k = 0; k < count; ++k) {
+        const int32_t bits = bits_of(w[k]) & 0x7fffffff;
+        peak = bits > peak ? bits : peak;
+    }
+    return peak;
+}
+
+template <int count>
+float largest(const float* w) {
+    const int32_t bits = largest_bits<count>(w);
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+
+// One block of the weights of one output, `lane` its place in the panel.
+void pack_int8(const float* w, int lane, uint8_t* block) {
+    const float peak = largest<kInt8Block>(w);
+    const float inverse = peak < 1e-30f ? 0.0f : kInt8Weight / peak, scale = peak < 1e-30f ? 0.0f : peak / kInt8Weight;
+    std::memcpy(block + 4 * lane, &scale, 4);
+    uint8_t q[kInt8Block];
+    for (int k = 0; k < kInt8Block; ++k) q[k] = uint8_t(int32_t(nearest(w[k] * inverse)) + kInt8Weight);
+    for (int group = 0; group < kInt8Block / kGroup; ++group)
+        std::memcpy(block + 64 + group * 64 + lane * kGroup, q + group * kGroup, kGroup);
+}
+
+float nearest_int4(float x) {
+    const float value = nearest(x);
+    const float above = value < -8.0f ? -8.0f : value;
+    return above > 7.0f ? 7.0f : above;
 }
 
 // The scale that leaves the least squared error among a few: the number of largest magnitude as -8, or somewhat
 // smaller, so that the many near zero are finer at the price of the one that is cut off.
 float int4_scale(const float* w) {
-    float peak = 0.0f;
+    float peak = largest<kInt4Block>(w);
+    if (peak < 1e-6f) return 0.0f;  // a half's smallest steps could not hold it
     for (int k = 0; k < kInt4Block; ++k)
-        if (std::fabs(w[k]) > std::fabs(peak)) peak = w[k];
-    if (std::fabs(peak) < 1e-6f) return 0.0f;  // a half's smallest steps could not hold it
+        if (std::fabs(w[k]) == peak) {
+            peak = w[k];
+            break;
+        }
     float best = 0.0f, least = INFINITY;
     for (float steps : {-8.0f, -8.6f, -9.2f, -7.5f, 7.0f}) {
         const float scale = from_half(to_half(peak / steps));
         if (scale == 0.0f) continue;
         const float inverse = 1.0f / scale;
-        float error = 0.0f;
-        for (int k = 0; k < kInt4Block; ++k) {
-            const float d = w[k] - scale * float(nearest_int4(w[k] * inverse));
-            error += d * d;
-        }
-        if (error < least) least = error, best = scale;
+        float errors[8] = {};  // summed side by side, in an order that no compiler changes
+        for (int k = 0; k < kInt4Block; k += 8)
+            for (int i = 0; i < 8; ++i) {
+                const float d = w[k + i] - scale * nearest_int4(w[k + i] * inverse);
+                errors[i] += d * d;
+            }
+        for (int half = 4; half > 0; half /= 2)
+            for (int i = 0; i < half; ++i) errors[i] += errors[i + half];
+        if (errors[0] < least) least = errors[0], best = scale;
     }
     return best;
 }
@@ -87,11 +124,11 @@ void pack_int4(const float* w, int lane, uint8_t* block) {
     const uint16_t half = to_half(scale);
     std::memcpy(block + 2 * lane, &half, 2);
     const float inverse = scale == 0.0f ? 0.0f : 1.0f / scale;
-    for (int k = 0; k < kInt4Block; ++k) {
-        const int group = k / kGroup, value = nearest_int4(w[k] * inverse) + 8;
-        uint8_t& byte = block[32 + (group % 4) * 64 + lane * kGroup + k % kGroup];
-        byte = uint8_t(group < 4 ? (byte & 0xf0) | value : (byte & 0x0f) | (value << 4));
-    }
+    uint8_t q[kInt4Block];
+    for (int k = 0; k < kInt4Block; ++k) q[k] = uint8_t(int32_t(nearest_int4(w[k] * inverse)) + 8);
+    for (int chunk = 0; chunk < 4; ++chunk)
+        for (int i = 0; i < kGroup; ++i)
+            block[32 + chunk * 64 + lane * kGroup + i] = uint8_t(q[chunk * kGroup + i] | q[(chunk + 4) * kGroup + i] << 4);
 }
 
 size_t block_bytes(Format format) {
@@ -102,55 +139,87 @@ size_t block_bytes(Format format) {
 
 int block_size(Format format) { return format == Format::int8 ? kInt8Block : format == Format::int4 ? kInt4Block : 0; }
 
+size_t PackedMatrix::size(Format format, int inputs, int outputs) {
+    const int block = block_size(format);
+    const size_t panels = size_t(outputs + kLanes - 1) / kLanes;
+    if (block) return panels * size_t((inputs + block - 1) / block) * block_bytes(format);
+    return panels * size_t(inputs) * kLanes * (format == Format::f32 ? 4 : 2);
+}
+
+PackedMatrix::PackedMatrix(Format format, int inputs, int outputs, const uint8_t* packed) {
+    const int block = block_size(format), panels = (outputs + kLanes - 1) / kLanes;
+    bytes_ = Buffer<uint8_t>::borrowed(packed, size(format, inputs, outputs));
+    matrix_ = {packed, bytes_.size() / size_t(panels), inputs, outputs, panels, block ? (inputs + block - 1) / block : 0,
+               format};
+}
+
 PackedMatrix::PackedMatrix(Format format, int inputs, int outputs, const float* source, ptrdiff_t input_stride,
                            ptrdiff_t output_stride, const float* fold, Pool& pool) {
-    const int block = block_size(format);
-    const int panels = (outputs + kLanes - 1) / kLanes, blocks = block ? (inputs + block - 1) / block : 0;
-    const size_t panel_bytes = block ? blocks * block_bytes(format)
-                                     : size_t(inputs) * kLanes * (format == Format::f32 ? 4 : 2);
-    bytes_ = Buffer<uint8_t>(panels * panel_bytes);
-    matrix_ = {bytes_.data(), panel_bytes, inputs, outputs, panels, blocks, format};
+    Buffer<uint8_t> bytes = Buffer<uint8_t>::uninitialized(size(format, inputs, outputs));
+    *this = PackedMatrix(format, inputs, outputs, bytes.data());
+    bytes_ = std::move(bytes);
 
+    constexpr int kStrip = 4;  // panels that are packed side by side: in a row of a checkpoint they follow each other
+    constexpr int kTile = kPad;  // inputs at a time
+    const int block = block_size(format), panels = matrix_.panels, blocks = matrix_.blocks;
     std::atomic<bool> finite{true}, fits{true};
-    pool.run(panels, 4, [&](int first, int last) {
-        std::vector<float> rows(size_t(kLanes) * size_t(round_up(inputs, kPad)));  // one output after another
-        const size_t stride = size_t(round_up(inputs, kPad));
-        for (int panel = first; panel < last; ++panel) {
-            std::fill(rows.begin(), rows.end(), 0.0f);
-            float check = 0.0f;  // stays zero while all is finite
-            float peak = 0.0f;
-            const int lanes = outputs - panel * kLanes < kLanes ? outputs - panel * kLanes : kLanes;
-            const float* start = source + ptrdiff_t(panel) * kLanes * output_stride;
-            for (int k = 0; k < inputs; ++k) {
-                const float factor = fold ? fold[k] : 1.0f;
+    pool.run((panels + kStrip - 1) / kStrip, 1, [&](int first, int last) {
+        alignas(64) float tile[kStrip * kLanes][kTile];  // outputs, inputs
+        int32_t peak = 0;
+        for (int panel = first * kStrip; panel < last * kStrip && panel < panels; panel += kStrip)
+            for (int k0 = 0; k0 < inputs; k0 += kTile) {
+                const int count = std::min(kTile, inputs - k0), lanes = std::min(kStrip * kLanes, outputs - panel * kLanes);
+                if (count < kTile || lanes < kStrip * kLanes) std::memset(tile, 0, sizeof tile);
+                const float* start = source + ptrdiff_t(panel) * kLanes * output_stride + ptrdiff_t(k0) * input_stride;
+                if (input_stride == 1)
+                    for (int lane = 0; lane < lanes; ++lane)
+                        std::memcpy(tile[lane], start + lane * output_stride, size_t(count) * sizeof(float));
+                else
+                    for (int k = 0; k < count; ++k)
+                        for (int lane = 0; lane < lanes; ++lane)
+                            tile[lane][k] = start[k * input_stride + lane * output_stride];
                 for (int lane = 0; lane < lanes; ++lane) {
-                    const float value = start[k * input_stride + lane * output_stride] * factor;
-                    check += value * 0.0f;
-                    peak = std::fmax(peak, std::fabs(value));
-                    rows[lane * stride + k] = value;
+                    if (fold)
+                        for (int k = 0; k < count; ++k) tile[lane][k] *= fold[k0 + k];
+                    peak = std::max(peak, largest_bits<kTile>(tile[lane]));
                 }
-            }
-            if (!(check == 0.0f)) finite.store(false);
-            if (format == Format::int4 && peak > 7.0f * 65504.0f) fits.store(false);
-            uint8_t* out = bytes_.data() + panel * panel_bytes;
-            for (int lane = 0; lane < kLanes; ++lane) {
-                const float* w = rows.data() + lane * stride;
-                if (format == Format::f32)
-                    for (int k = 0; k < inputs; ++k) std::memcpy(out + (size_t(k) * kLanes + lane) * 4, w + k, 4);
-                if (format == Format::bf16)
-                    for (int k = 0; k < inputs; ++k) {
-                        const uint16_t value = to_bf16(w[k]);
-                        std::memcpy(out + (size_t(k) * kLanes + lane) * 2, &value, 2);
+                for (int p = panel; p < std::min(panel + kStrip, panels); ++p) {
+                    uint8_t* out = bytes_.data() + size_t(p) * matrix_.panel_bytes;
+                    const auto& w = *reinterpret_cast<const float(*)[kLanes][kTile]>(tile[(p - panel) * kLanes]);
+                    if (format == Format::f32)
+                        for (int k = 0; k < count; ++k)
+                            for (int lane = 0; lane < kLanes; ++lane)
+                                std::memcpy(out + (size_t(k0 + k) * kLanes + size_t(lane)) * 4, &w[lane][k], 4);
+                    if (format == Format::bf16)
+                        for (int k = 0; k < count; ++k) {
+                            uint16_t row[kLanes];
+                            for (int lane = 0; lane < kLanes; ++lane) row[lane] = to_bf16(w[lane][k]);
+                            std::memcpy(out + size_t(k0 + k) * kLanes * 2, row, sizeof row);
+                        }
+                    for (int k = 0; block && k < kTile; k += block) {
+                        const int b = (k0 + k) / block;
+                        if (b >= blocks) break;
+                        uint8_t* at = out + size_t(b) * block_bytes(format);
+                        for (int lane = 0; lane < kLanes; ++lane)
+                            format == Format::int8 ? pack_int8(w[lane] + k, lane, at) : pack_int4(w[lane] + k, lane, at);
                     }
-                for (int b = 0; b < blocks; ++b) {
-                    if (format == Format::int8) pack_int8(w + b * block, lane, out + b * block_bytes(format));
-                    if (format == Format::int4) pack_int4(w + b * block, lane, out + b * block_bytes(format));
                 }
             }
-        }
+        if (peak >= kInfinity) finite.store(false);
+        if (format == Format::int4 && peak > bits_of(7.0f * 65504.0f)) fits.store(false);
     });
     if (!finite.load()) throw NumericalError("it holds NaN or infinite values");
     if (!fits.load()) throw NumericalError("it holds values too large for int4's half-precision scales; use int8");
+}
+
+bool PackedMatrix::finite() const {
+    std::vector<float> row(size_t(matrix_.inputs));
+    float check = 0.0f;  // stays zero while all is finite
+    for (int output = 0; output < matrix_.outputs; ++output) {
+        output_row(output, row.data());
+        for (const float weight : row) check += weight * 0.0f;
+    }
+    return check == 0.0f;
 }
 
 void PackedMatrix::output_row(int output, float* row) const {

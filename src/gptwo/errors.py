@@ -7,7 +7,6 @@ was wrong, where, and what to do.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -77,6 +76,12 @@ class NumericalError(GptwoError):
     """A computation left the real numbers: NaN or infinite logits, or a loss that diverged."""
 
 
+class OutOfMemoryError(GptwoError, MemoryError):
+    """The system has no more memory for the weights, the cache or a step."""
+
+    http_status = 503
+
+
 class DataError(GptwoError):
     """Training data or an input file that cannot be read."""
 
@@ -90,6 +95,8 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
 
     Example: nearest_name("topp", ["top_k", "top_p"]) == "; did you mean 'top_p'?"
     """
+    import difflib  # for those who made a mistake
+
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else f"; known names: {', '.join(names)}"
@@ -97,6 +104,10 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
 
 class CheckpointWarning(UserWarning):
     """A checkpoint was read, but not all that is in it was used, or not as its configuration says."""
+
+
+class BackendWarning(UserWarning):
+    """Another backend than the usual one runs the model."""
 
 
 def one_line(error: object, longest: int = 160) -> str:

@@ -79,14 +79,14 @@ def load(
 ) -> LanguageModel:
     """Load a model: an embedded name (`shakespeare`), else a local directory or file, else a name on the hub.
 
-    weights: the type they are held in: `f32`, `bf16`, and in the core `int8` or `int4`; `auto` is `f32`. backend:
-    `native` (the compiled core), `reference` (PyTorch) or `auto`, the core on a CPU. threads: None leaves the choice to
-    the backend. device: a PyTorch device. revision: a branch, tag or commit on the hub.
+    weights: the type they are held in: `f32`, `bf16`, and in the core `int8` or `int4`; `auto` keeps what the file
+    holds. backend: `native` (the compiled core), `reference` (PyTorch) or `auto`, the core on a CPU. threads: None
+    leaves the choice to the backend. device: a PyTorch device. revision: a branch, tag or commit on the hub.
     tokenizer: one to use in place of the checkpoint's own, or a directory or file that holds it. progress: show a bar
     while downloading.
 
-    Raises ModelNotFoundError, DownloadError, CheckpointError, ConfigError, TokenizerError, MissingDependencyError or
-    InvalidRequestError, each with one sentence that says what to do.
+    Raises ModelNotFoundError, DownloadError, CheckpointError, ConfigError, TokenizerError, MissingDependencyError,
+    NumericalError, OutOfMemoryError or InvalidRequestError, each with one sentence that says what to do.
     """
     checkpoint = load_checkpoint(name, revision=revision, progress=progress)
     found = checkpoint.tokenizer_path if tokenizer is None else tokenizer

@@ -10,8 +10,6 @@ B sequences in a batch, T tokens.
 
 from __future__ import annotations
 
-import codecs
-import hashlib
 import json
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,16 +17,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-import tokenizers
-from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
-
 from gptwo.errors import InvalidRequestError, TokenizerError, one_line
 from gptwo.files import replace_file
+from gptwo.incremental_decoder import IncrementalDecoder as IncrementalDecoder  # for those who look for it here
 from gptwo.options import shown
+from gptwo.tokenizer_table import TokenTable, write_table
 
 if TYPE_CHECKING:
     import numpy as np
+    import tokenizers
     from numpy.typing import NDArray
+    from tokenizers import AddedToken
+
+# The library `tokenizers` is imported where it is used: a model with a table beside its tokenizer may do without it.
 
 END_OF_TEXT = "<|endoftext|>"
 READS = "gptwo reads byte-level BPE (GPT-2's kind) and its own character tokenizers"
@@ -78,6 +79,8 @@ class Tokenizer:
 
     def _check_kind(self, inner: tokenizers.Tokenizer) -> dict[str, int] | None:
         """None for byte-level BPE; for a character tokenizer, the id of each character."""
+        from tokenizers import decoders, models, pre_tokenizers
+
         model, splitter, decoder = inner.model, inner.pre_tokenizer, inner.decoder
         if isinstance(model, models.BPE) and isinstance(decoder, decoders.ByteLevel):
             if model.continuing_subword_prefix or model.end_of_word_suffix:
@@ -98,6 +101,8 @@ class Tokenizer:
 
     def _encoder(self, added: dict[int, AddedToken]) -> tokenizers.Tokenizer:
         """Another instance over the same model, which gives the ids of a text and nothing beside them."""
+        import tokenizers
+
         encoder = tokenizers.Tokenizer(self._inner.model)
         if self._inner.normalizer is not None:
             encoder.normalizer = self._inner.normalizer
@@ -124,7 +129,8 @@ class Tokenizer:
     def load(cls, path: Path | str) -> Tokenizer:
         """Read a directory (its tokenizer.json, else vocab.json + merges.txt) or a tokenizer.json file.
 
-        Raises TokenizerError, naming the file, if there is none, or it is broken or of another kind.
+        Where a directory has a table of its tokenizer.json (see `save`), that is read instead, and tokenizer.json when
+        it is needed. Raises TokenizerError, naming the file, if there is none, or it is broken or of another kind.
         """
         path = Path(path)
         if path.is_dir():
@@ -132,20 +138,32 @@ class Tokenizer:
                 raise TokenizerError(f"{path}: holds no tokenizer.json, and no vocab.json with merges.txt")
             if not (path / "tokenizer.json").is_file():
                 return cls._load_pair(path)
+            table = TokenTable.load(path)
             path = path / "tokenizer.json"
+            if table is not None:
+                return _TableTokenizer(table, path)
         elif not path.is_file():
             raise TokenizerError(f"{path}: no such file or directory, so no tokenizer")
         try:
             data = path.read_bytes()
         except OSError as error:
             raise TokenizerError(f"{path}: cannot be read ({error.strerror})") from error
-        return _guarded(lambda: cls(tokenizers.Tokenizer.from_buffer(data)), path, "a tokenizer.json")
+
+        def read() -> Tokenizer:
+            import tokenizers
+
+            return cls(tokenizers.Tokenizer.from_buffer(data))
+
+        return _guarded(read, path, "a tokenizer.json")
 
     @classmethod
     def _load_pair(cls, directory: Path) -> Tokenizer:
         vocabulary, merges, more = (directory / name for name in ("vocab.json", "merges.txt", "added_tokens.json"))
 
         def read() -> Tokenizer:
+            import tokenizers
+            from tokenizers import models
+
             inner = tokenizers.Tokenizer(models.BPE.from_file(str(vocabulary), str(merges)))
             if inner.token_to_id(END_OF_TEXT) is not None:
                 _add_end_of_text(inner)
@@ -156,6 +174,8 @@ class Tokenizer:
             return tokenizer
 
         def read_more() -> Tokenizer:
+            from tokenizers import AddedToken
+
             ids = json.loads(more.read_bytes())
             for token in sorted(ids, key=ids.__getitem__):
                 tokenizer._inner.add_tokens([AddedToken(token, normalized=False)])
@@ -177,6 +197,9 @@ class Tokenizer:
             raise TokenizerError(
                 f"vocab_size is {shown(vocab_size)}, expected 257 or more: 256 bytes and {END_OF_TEXT}"
             )
+        import tokenizers
+        from tokenizers import models, pre_tokenizers, trainers
+
         inner = _byte_level(tokenizers.Tokenizer(models.BPE()))
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size - 1,
@@ -194,6 +217,9 @@ class Tokenizer:
 
         Raises TokenizerError for a text that is not Unicode.
         """
+        import tokenizers
+        from tokenizers import decoders, models, pre_tokenizers
+
         found: set[str] = set()
         for text in _checked(texts):
             found.update(text)
@@ -204,10 +230,11 @@ class Tokenizer:
         _add_end_of_text(inner)
         return cls(inner)
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: Path, *, table: bool = False) -> None:
         """Write tokenizer.json and tokenizer_config.json, from which transformers' AutoTokenizer makes its own.
 
-        Each file appears whole or not at all. Raises TokenizerError if the directory cannot be written.
+        table: write tokenizer.table too, if this is a tokenizer of GPT-2's kind: `load` then takes a hundredth of the
+        time. Each file appears whole or not at all. Raises TokenizerError if the directory cannot be written.
         """
         end = END_OF_TEXT if self.end_of_text_id is not None else None
         settings = {
@@ -225,6 +252,8 @@ class Tokenizer:
                 file.write(self._json.encode())
             with replace_file(directory / "tokenizer_config.json") as file:
                 file.write(json.dumps(settings, indent=2, sort_keys=True).encode() + b"\n")
+            if table and self._characters is None:
+                write_table(directory, list(map(self.token_bytes, range(self.vocab_size))), sorted(self._special))
         except OSError as error:
             raise TokenizerError(f"{directory}: the tokenizer cannot be written ({error.strerror})") from error
 
@@ -235,6 +264,8 @@ class Tokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256, in hex, of the canonical tokenizer.json."""
+        import hashlib
+
         return hashlib.sha256(self._json.encode()).hexdigest()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -357,26 +388,36 @@ class Tokenizer:
         return lambda token_id: b"" if token_id in self._special else self.token_bytes(token_id)
 
 
-class IncrementalDecoder:
-    """Ids in, text out, as soon as a character is whole; all pieces and `flush()` joined are what `decode` gives.
+class _TableTokenizer(Tokenizer):
+    """A tokenizer that has a table: tokenizer.json is read, and its library imported, only for what that cannot do."""
 
-    Example: with "é" as two tokens, push(first) == "" and push(second) == "é".
-    """
+    _FROM_LIBRARY = ("_inner", "_added", "_marked", "_plain")
 
-    def __init__(self, bytes_of: Callable[[int], bytes]) -> None:
-        """bytes_of: the bytes of a token id."""
-        self._bytes_of = bytes_of
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    def __init__(self, table: TokenTable, path: Path) -> None:
+        """path: the tokenizer.json."""
+        self._table, self._path = table, path
+        self.vocab_size, self.end_of_text_id = table.vocab_size, table.end_of_text_id
+        self._special = set(table.special_ids)
+        self._characters, self._bytes, self._missing = None, {}, set()
 
-    def push(self, token_id: int) -> str:
-        """The text that is certain with this token: "" while a character's last bytes are still to come."""
-        return self._decoder.decode(self._bytes_of(token_id))
+    def __getattr__(self, name: str) -> Any:
+        if name not in self._FROM_LIBRARY:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        whole = Tokenizer.load(self._path)
+        for attribute in self._FROM_LIBRARY:
+            setattr(self, attribute, getattr(whole, attribute))
+        return getattr(self, name)
 
-    def flush(self) -> str:
-        """What was held back: "" or U+FFFD for a character that never became whole. Then start afresh."""
-        rest = self._decoder.decode(b"", final=True)
-        self._decoder.reset()
-        return rest
+    def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
+        """See the class above."""
+        ids = self._table.encode(text) if isinstance(text, str) and not allow_special else None
+        return super().encode(text, allow_special=allow_special) if ids is None else ids
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """See the class above."""
+        if type(token_id) is int and 0 <= token_id < self.vocab_size:
+            return self._table.token_bytes(token_id)
+        return super().token_bytes(token_id)
 
 
 def pad(
@@ -414,16 +455,22 @@ def pad(
 
 
 def _byte_level(inner: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    from tokenizers import decoders, pre_tokenizers
+
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     inner.decoder = decoders.ByteLevel()
     return inner
 
 
 def _add_end_of_text(inner: tokenizers.Tokenizer) -> None:
+    from tokenizers import AddedToken
+
     inner.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
 
 
 def _unpickled(data: str) -> Tokenizer:
+    import tokenizers
+
     return Tokenizer(tokenizers.Tokenizer.from_str(data))
 
 

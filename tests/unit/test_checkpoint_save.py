@@ -19,7 +19,7 @@ from gptwo.errors import CheckpointError, InvalidRequestError, TokenizerError
 
 
 class Tokenizer:
-    def save(self, directory: Path) -> None:
+    def save(self, directory: Path, *, table: bool = False) -> None:
         (directory / "tokenizer.json").write_text("{}")
         (directory / "tokenizer_config.json").write_text("{}")
 
@@ -28,7 +28,7 @@ class BrokenTokenizer:
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: Path, *, table: bool = False) -> None:
         raise self.error
 
 

@@ -26,9 +26,10 @@ LAYERS = (
     ("sampling",),
     ("decoder", "export", "inspection"),
     ("checkpoint", "model", "tokenizer"),
+    ("tokenizer_table", "incremental_decoder"),
     ("config",),
     ("options", "files"),
-    ("errors", "version", "embedded"),
+    ("errors", "version", "embedded", "_native"),
 )
 RANKS = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 
@@ -68,6 +69,7 @@ def modules() -> Iterator[tuple[str, Path]]:
 
 
 MODULES = dict(modules())
+COMPILED = "_native"  # the core, which has no source here
 
 
 def imports_of(module: str, path: Path) -> Iterator[Import]:
@@ -80,7 +82,7 @@ def imports_of(module: str, path: Path) -> Iterator[Import]:
             for alias in node.names:
                 # `from gptwo.checkpoint import hub` imports a module, `… import resolve` a name of one.
                 whole = f"{node.module}.{alias.name}"
-                is_module = whole.removeprefix("gptwo.") in MODULES and whole.startswith("gptwo.")
+                is_module = whole.startswith("gptwo.") and whole.removeprefix("gptwo.") in {*MODULES, COMPILED}
                 yield Import(module, whole if is_module else str(node.module), node.lineno, at_import, typing_only)
         for child in ast.iter_child_nodes(node):
             in_function = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))

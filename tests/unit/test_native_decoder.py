@@ -15,7 +15,7 @@ from random_model import all_logits, feed, native, random_arrays, stored, tiny_c
 
 from gptwo.decoder import native as native_module
 from gptwo.decoder.native import NativeDecoder
-from gptwo.errors import DecoderError, InvalidRequestError, NumericalError
+from gptwo.errors import CheckpointError, DecoderError, InvalidRequestError, NumericalError
 
 CONFIG = tiny_config()
 ARRAYS = random_arrays(CONFIG)
@@ -225,7 +225,7 @@ def test_the_environment_sets_threads_and_instruction_set(monkeypatch):
 
 def test_a_missing_tensor_is_named():
     arrays = {name: array for name, array in ARRAYS.items() if name != "h.1.ln_2.bias"}
-    with pytest.raises(ValueError, match=r"h\.1\.ln_2\.bias is missing"):
+    with pytest.raises(CheckpointError, match=r"h\.1\.ln_2\.bias is missing"):
         NativeDecoder(CONFIG, stored(arrays))
 
 

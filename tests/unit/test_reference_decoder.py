@@ -190,7 +190,7 @@ def test_weights_that_are_no_numbers_are_an_error_and_change_nothing(value: floa
     arrays = random_arrays(CONFIG)
     arrays["wte.weight"][7] = value  # read by token 7, and by every row of logits
     checkpoint = load_checkpoint(write_directory(tmp_path / "model", arrays, CONFIG))
-    decoder = open_decoder(checkpoint, threads=1)
+    decoder = open_decoder(checkpoint, backend="reference", threads=1)
     sequence = decoder.open()
     with pytest.raises(NumericalError, match="the weights hold NaN, infinite or far too large values"):
         forward(decoder, (sequence, [5, 7]))  # type: ignore[arg-type]
@@ -239,4 +239,4 @@ def test_without_pytorch_the_message_says_how_to_get_it(tmp_path: Path, monkeypa
     checkpoint = load_checkpoint(write_directory(tmp_path / "model", random_arrays(CONFIG), CONFIG))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'gptwo\[torch\]'"):
-        open_decoder(checkpoint)
+        open_decoder(checkpoint, backend="reference")

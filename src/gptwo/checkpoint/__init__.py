@@ -10,12 +10,13 @@ from pathlib import Path
 
 from gptwo.checkpoint.formats import read_checkpoint
 from gptwo.checkpoint.resolve import FoundModel, embedded_models, resolve
-from gptwo.checkpoint.saving import check_replaceable, save_checkpoint
-from gptwo.checkpoint.stored import Checkpoint, StoredTensor
+from gptwo.checkpoint.saving import check_replaceable, save_checkpoint, save_packed
+from gptwo.checkpoint.stored import Checkpoint, Packed, StoredTensor
 
 __all__ = [
     "Checkpoint",
     "FoundModel",
+    "Packed",
     "StoredTensor",
     "cached_models",
     "check_replaceable",
@@ -23,6 +24,7 @@ __all__ = [
     "load_checkpoint",
     "resolve",
     "save_checkpoint",
+    "save_packed",
 ]
 
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from gptwo.checkpoint import nanogpt_format, transformers_format
+from gptwo.checkpoint import nanogpt_format, packed_format, transformers_format
 from gptwo.checkpoint.stored import Checkpoint
 from gptwo.errors import CheckpointError
 
 
 @dataclass(frozen=True)
 class Format:
-    """How one kind of checkpoint is recognised and read. (One is written too: see saving.py.)"""
+    """How one kind of checkpoint is recognised and read. (Two are written too: see saving.py.)"""
 
     name: str
     looks_like: str
@@ -25,6 +25,7 @@ class Format:
 
 
 FORMATS: Final = (
+    Format("packed", packed_format.LOOKS_LIKE, packed_format.detect, packed_format.read),
     Format("transformers", transformers_format.LOOKS_LIKE, transformers_format.detect, transformers_format.read),
     Format("nanogpt", nanogpt_format.LOOKS_LIKE, nanogpt_format.detect, nanogpt_format.read),
 )

@@ -34,7 +34,12 @@ WRITTEN_DTYPES: Final = ("F32", "F16", "BF16")
 
 
 def read_safetensors(path: Path) -> dict[str, StoredTensor]:
-    """Map a file and return its tensors by name; no element is read.
+    """Map a file and return its tensors by name; no element is read. Checks and errors of `read_with_metadata`."""
+    return read_with_metadata(path)[0]
+
+
+def read_with_metadata(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+    """Map a file and return its tensors by name, and the texts that its header holds beside them; no element is read.
 
     The whole header is checked first. Raises CheckpointError naming the file, and the tensor if it is one's fault.
     """
@@ -55,7 +60,7 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
         header = parse_object(mapped[_LENGTH_BYTES:start])
     except ValueError as error:
         raise CheckpointError(f"checkpoint {path}: its header cannot be read: {error}") from None
-    _check_metadata(path, header.pop("__metadata__", {}))
+    metadata = _checked_metadata(path, header.pop("__metadata__", {}))
     spans = {name: _check_entry(path, name, entry) for name, entry in header.items()}
     _check_coverage(path, spans, len(mapped) - start)
     tensors = {}
@@ -66,7 +71,7 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
         except (ValueError, OverflowError) as error:  # a shape such as (0, 2**62), which NumPy cannot express
             raise _broken(path, name, f"has a shape that cannot be held: {error}") from None
         tensors[name] = StoredTensor(name, path, dtype, raw)
-    return tensors
+    return tensors, metadata
 
 
 def _map(path: Path) -> mmap.mmap:
@@ -80,9 +85,10 @@ def _map(path: Path) -> mmap.mmap:
         raise CheckpointError(f"checkpoint {path}: cannot be read: {error}") from error
 
 
-def _check_metadata(path: Path, metadata: object) -> None:
+def _checked_metadata(path: Path, metadata: object) -> dict[str, str]:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise CheckpointError(f"checkpoint {path}: its __metadata__ is not an object of strings")
+    return metadata
 
 
 def _check_entry(path: Path, name: str, entry: Any) -> tuple[int, int]:
@@ -142,20 +148,37 @@ def write_safetensors(path: Path, arrays: Mapping[str, Array], dtype: str) -> No
     The file appears under its name only once it is whole and on the disk. Raises CheckpointError for a value
     beyond the dtype's range, and OSError as the system does.
     """
-    itemsize = STORED_AS[dtype].itemsize
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers refuses a file that lacks it
-    end = 0
-    for name, array in arrays.items():
-        begin, end = end, end + array.size * itemsize
-        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-(_LENGTH_BYTES + len(text)) % _ALIGNMENT)
+    metadata = {"format": "pt"}  # transformers refuses a file that lacks it
     with replace_file(path) as file:
-        file.write(len(text).to_bytes(_LENGTH_BYTES, "little") + text)
+        file.write(_header({name: (dtype, array.shape) for name, array in arrays.items()}, metadata))
         for name, array in arrays.items():
             flat = np.ascontiguousarray(array).reshape(-1)
             for start in range(0, flat.size, _ENCODED_AT_ONCE):
                 file.write(encode(flat[start : start + _ENCODED_AT_ONCE], dtype, name).data)
+
+
+def write_as_stored(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
+    """Write arrays of uint8 and float32 as U8 and F32, one after another, the first on a cache line.
+
+    As `write_safetensors` otherwise.
+    """
+    dtypes = {name: next(d for d in ("U8", "F32") if STORED_AS[d] == array.dtype) for name, array in arrays.items()}
+    with replace_file(path) as file:
+        file.write(_header({name: (dtypes[name], array.shape) for name, array in arrays.items()}, metadata))
+        for array in arrays.values():
+            file.write(np.ascontiguousarray(array).data)
+
+
+def _header(entries: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:
+    """What a file begins with, up to its data. entries: dtype and shape of each tensor, in their order."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, (dtype, shape) in entries.items():
+        begin, end = end, end + math.prod(shape) * STORED_AS[dtype].itemsize
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(_LENGTH_BYTES + len(text)) % _ALIGNMENT)
+    return len(text).to_bytes(_LENGTH_BYTES, "little") + text
 
 
 def encode(array: Array, dtype: str, name: str) -> Array:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Protocol
 
-from gptwo.checkpoint import transformers_format
+from gptwo.checkpoint import packed_format, transformers_format
 from gptwo.checkpoint.canonical import expected_shapes
 from gptwo.checkpoint.safetensors_file import WRITTEN_DTYPES
-from gptwo.checkpoint.stored import Array
+from gptwo.checkpoint.stored import Array, Packed
 from gptwo.checkpoint.tokenizer_files import TOKENIZER_FILES
 from gptwo.config import GPTConfig
 from gptwo.errors import CheckpointError, InvalidRequestError
@@ -22,7 +20,7 @@ CARD: Final = "README.md"
 
 # What may lie in a directory that is replaced: the files of a checkpoint, and nothing of anybody's own.
 _OURS: Final = re.compile(
-    r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)|(model\.safetensors|pytorch_model\.bin)\.index\.json"
+    r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)|model\.packed\.safetensors|(model\.safetensors|pytorch_model\.bin)\.index\.json"
     r"|generation_config\.json|chat_template\.jinja|\.gitattributes"
 )
 
@@ -30,8 +28,8 @@ _OURS: Final = re.compile(
 class SavesTokenizer(Protocol):
     """The part of a tokenizer that saving needs."""
 
-    def save(self, directory: Path) -> None:
-        """Write the tokenizer's files into a directory."""
+    def save(self, directory: Path, *, table: bool = False) -> None:
+        """Write the tokenizer's files into a directory, with a table that is read fast if asked for one."""
 
 
 def save_checkpoint(
@@ -57,6 +55,39 @@ def save_checkpoint(
         raise InvalidRequestError(f"dtype is {dtype!r}, expected one of {', '.join(WRITTEN_DTYPES)}", param="dtype")
     _check_tensors(directory, config, tensors)
     ordered = {name: tensors[name] for name, _ in expected_shapes(config)}
+
+    def write(new: Path) -> None:
+        transformers_format.write(new, config, ordered, dtype)
+        if tokenizer is not None:
+            tokenizer.save(new)
+
+    _save(directory, write, card)
+
+
+def save_packed(
+    directory: Path,
+    config: GPTConfig,
+    tensors: Mapping[str, Array],
+    packed: Packed,
+    tokenizer: SavesTokenizer | None,
+    *,
+    card: str | None = None,
+) -> None:
+    """Write a directory of packed weights: config.json, model.packed.safetensors, the tokenizer's files and the card.
+
+    tensors: what `packed_tensors` of the native decoder gives. As `save_checkpoint` otherwise.
+    """
+
+    def write(new: Path) -> None:
+        packed_format.write(new, config, tensors, packed)
+        if tokenizer is not None:
+            tokenizer.save(new, table=True)
+
+    _save(directory, write, card)
+
+
+def _save(directory: Path, write: Callable[[Path], None], card: str | None) -> None:
+    """Have a new directory written, and put it in the place of `directory`."""
     # A link stays a link, and what it leads to is replaced.
     target = Path(os.path.realpath(directory))
     check_replaceable(target)
@@ -64,9 +95,7 @@ def save_checkpoint(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = _beside(target, "tmp")
-        transformers_format.write(temporary, config, ordered, dtype)
-        if tokenizer is not None:
-            tokenizer.save(temporary)
+        write(temporary)
         if card is not None:
             (temporary / CARD).write_bytes(card.encode("utf-8", "replace"))  # a path in it may be no text
         _settle(temporary)
@@ -77,6 +106,8 @@ def save_checkpoint(
         raise CheckpointError(f"checkpoint {directory}: cannot be saved: {error}") from error
     finally:
         if temporary is not None:
+            import shutil  # with all the compressors it imports, only for those who save
+
             shutil.rmtree(temporary, ignore_errors=True)
 
 
@@ -142,11 +173,13 @@ def _put_in_place(temporary: Path, target: Path) -> None:
             raise
     finally:
         if target.exists():
+            import shutil
+
             shutil.rmtree(aside, ignore_errors=True)
 
 
 def _beside(target: Path, suffix: str) -> Path:
     """A new, hidden directory next to the target, so that renaming from one to the other stays on one disk."""
-    directory = target.with_name(f".{target.name}.{secrets.token_hex(4)}.{suffix}")
+    directory = target.with_name(f".{target.name}.{os.urandom(4).hex()}.{suffix}")
     directory.mkdir()
     return directory

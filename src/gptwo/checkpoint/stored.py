@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,6 +82,14 @@ class StoredTensor:
         with np.errstate(over="ignore", invalid="ignore"):  # an F64 beyond float32 becomes infinite
             return np.require(self.raw, np.float32, "A")
 
+    def release(self) -> None:
+        """Let the system have back the memory of what was read of the tensor's file; it is read again when needed."""
+        base: object = self.raw
+        while isinstance(base, np.ndarray):
+            base = base.base
+        if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            base.madvise(mmap.MADV_DONTNEED)
+
     def renamed(self, name: str) -> StoredTensor:
         """The same tensor under another name."""
         return replace(self, name=name)
@@ -92,6 +101,16 @@ class StoredTensor:
     def transposed(self) -> StoredTensor:
         """The tensor with its axes reversed, a view."""
         return replace(self, raw=self.raw.T)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """How the matrices of a packed checkpoint lie in its file: as the core reads them, and nothing else can."""
+
+    weights: str
+    """Their format: bf16, int8 or int4."""
+    layout: int
+    """The version of the core's layout."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +130,8 @@ class Checkpoint:
     """The name of its row in the table of formats."""
     tokenizer_path: Path | None
     """What Tokenizer.load takes, if the checkpoint brings a tokenizer."""
+    packed: Packed | None = None
+    """Set if the matrices are packed: then they are U8 (bytes,), and the rest is F32 (packed_format.py)."""
 
 
 def shown(name: str) -> str:

@@ -7,6 +7,7 @@ from typing import Final
 
 TOKENIZER_FILES: Final = (
     "tokenizer.json",
+    "tokenizer.table",
     "tokenizer_config.json",
     "vocab.json",
     "merges.txt",

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import pickle
-import pickletools
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -124,6 +122,8 @@ def _starts_as_zip(path: Path) -> bool:
 
 def _refuse_compression(path: Path) -> None:
     """torch.save never compresses: a compressed record could only be there to unpack to more than the file's size."""
+    import zipfile
+
     try:
         with zipfile.ZipFile(path) as archive:
             compressed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
@@ -152,6 +152,8 @@ def _refusal(path: Path, message: str, is_zip: bool) -> CheckpointError:
 
 def _calls_code(path: Path) -> bool:
     """Whether a file reads as a pickle that names code. The opcodes are listed, not followed."""
+    import pickletools
+
     try:
         with path.open("rb") as file:
             return any(opcode.name in _CALLS for opcode, _, _ in pickletools.genops(file))

@@ -19,6 +19,7 @@ COMMANDS = {
     "tokenize": ("gptwo.cli.tokenize", "Turn text into token ids, or ids into text."),
     "top": ("gptwo.cli.top", "Show the likeliest next tokens after each prompt."),
     "score": ("gptwo.cli.score", "Measure how well a model predicts a text."),
+    "quantize": ("gptwo.cli.quantize", "Pack a model's weights: smaller and faster."),
     "prepare": ("gptwo.cli.prepare", "Turn texts into data for training."),
     "train": ("gptwo.cli.train", "Train a model, or go on with a run."),
 }

@@ -7,18 +7,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from gptwo import _native
-from gptwo.checkpoint import StoredTensor
+from gptwo.checkpoint import Packed, StoredTensor
+from gptwo.checkpoint.canonical import expected_shapes
+from gptwo.checkpoint.packed_format import CACHE_LINE, UNFOLD, is_matrix
+from gptwo.checkpoint.stored import Array
 from gptwo.config import GPTConfig
 from gptwo.decoder.protocol import Floats, Integers
-from gptwo.errors import InvalidRequestError, nearest_name
+from gptwo.errors import CheckpointError, InvalidRequestError, NumericalError, OutOfMemoryError, nearest_name
 
 Weights = Literal["f32", "bf16", "int8", "int4"]
+
+LAYOUT_VERSION: Final = _native.LAYOUT_VERSION
+"""Of packed matrices; a file that was packed in another cannot be read."""
 
 # The numbers are those of the enumerations in csrc/kernels.hpp.
 FORMATS: Final[Mapping[str, int]] = {"f32": 0, "bf16": 1, "int8": 2, "int4": 3}
@@ -44,19 +51,27 @@ class NativeDecoder:
         tensors: Mapping[str, StoredTensor],
         *,
         weights: Weights = "f32",
+        packed: Packed | None = None,
         cache: Literal["f32", "bf16"] = "f32",
         threads: int | None = None,
     ) -> None:
-        """Pack the weights into the core's layout.
+        """Hand the weights to the core, which packs them into its layout, or maps them if they are `packed`.
 
-        weights: f32, bf16, int8 (blocks of 64 inputs) or int4 (blocks of 32; embedding and head int8). cache: how keys
-        and values are kept. threads: None takes GPTWO_THREADS, else the CPUs that this process may use. GPTWO_ISA names
-        an instruction set other than the fastest.
+        tensors: all those of the configuration, by canonical name. weights: f32, bf16, int8 (blocks of 64 inputs) or
+        int4 (blocks of 32; embedding and head int8). packed: that of a packed checkpoint, whose format then is the one
+        that `weights` must name. cache: how keys and values are kept. threads: None takes GPTWO_THREADS, else the CPUs
+        that this process may use. GPTWO_ISA names an instruction set other than the fastest.
 
-        Raises NumericalError for weights that are not finite, InvalidRequestError for an environment variable that
-        says what cannot be.
+        Raises CheckpointError for a tensor that is missing, of another dtype or shape, or packed in another way,
+        NumericalError for weights that are not finite, InvalidRequestError for an environment variable that says what
+        cannot be and for a configuration that the core cannot run (`unsupported`), OutOfMemoryError.
         """
+        reason = unsupported(config)
+        if reason is not None:
+            raise InvalidRequestError(f"backend 'native' cannot run this model: {reason}", param="backend")
         self.config = config
+        self.weights: Weights = weights
+        self._packed_in: Path | None = None
         self._core = _native.Model(
             vocab_size=config.vocab_size,
             n_positions=config.n_positions,
@@ -72,18 +87,68 @@ class NativeDecoder:
             threads=threads if threads is not None else default_threads(),
             tier=chosen_tier(),
         )
-        folds = _folds(config, tensors) if weights in ("int8", "int4") else {}
-        for name, tensor in tensors.items():
-            values = tensor.float32()
-            norm = name.rsplit(".", 1)[0]
-            if norm in folds:
-                self._core.set(name, values / folds[norm])
-            else:
-                reader = _norm_before(name, config)
-                self._core.set(name, values, folds.get(reader) if reader else None)
-        if "ln_f" in folds and config.tie_word_embeddings:
-            self._core.set_unfold(1.0 / folds["ln_f"])
+        for name, shape in expected_shapes(config):
+            if name not in tensors:
+                raise CheckpointError(f"tensor {name} is missing")
+            if tensors[name].shape != shape and not (packed and is_matrix(name)):
+                raise CheckpointError(f"tensor {name} has shape {tensors[name].shape}, expected {shape}")
+        if packed is None:
+            self._pack(tensors, weights)
+        else:
+            self._map(tensors, packed)
         self._core.check_complete()
+
+    def _pack(self, tensors: Mapping[str, StoredTensor], weights: Weights) -> None:
+        folds = _folds(self.config, tensors) if weights in ("int8", "int4") else {}
+        for name, tensor in tensors.items():
+            try:
+                if is_matrix(name):
+                    reader = _norm_before(name, self.config)
+                    self._core.set(name, tensor.float32(), folds.get(reader) if reader else None)
+                else:
+                    self._core.set(name, _folded(name, tensor, folds))
+            except NumericalError as error:
+                raise NumericalError(f"checkpoint {tensor.file}: {error}") from None
+            except MemoryError as error:
+                raise OutOfMemoryError(f"there is not enough memory for tensor {name} as {weights}") from error
+            tensor.release()
+        unfold = _unfold(self.config, folds)
+        if unfold is not None:
+            self._core.set_unfold(unfold)
+
+    def _map(self, tensors: Mapping[str, StoredTensor], packed: Packed) -> None:
+        self._packed_in = tensors["wte.weight"].file
+        if packed.layout != LAYOUT_VERSION:
+            raise CheckpointError(
+                f"checkpoint {self._packed_in}: its weights are packed in layout {packed.layout}, and this gptwo reads "
+                f"layout {LAYOUT_VERSION}; pack the model again with `gptwo quantize`"
+            )
+        for name, tensor in tensors.items():
+            size = self._core.mapped_bytes(name)
+            if name == UNFOLD:
+                self._core.set_unfold(_finite(tensor))
+            elif size == 0:
+                self._core.set(name, _finite(tensor))
+            else:
+                data = tensor.raw.reshape(-1).view(np.uint8)
+                if not size <= data.size < size + CACHE_LINE:
+                    raise CheckpointError(
+                        f"checkpoint {tensor.file}: tensor {name} has {data.size} bytes, but {packed.weights} weights "
+                        f"of this configuration take {size}"
+                    )
+                self._core.set_mapped(name, data[:size])
+
+    def packed_tensors(self, tensors: Mapping[str, StoredTensor]) -> dict[str, Array]:
+        """What `save_packed` writes. tensors: those that this decoder was made of, unpacked.
+
+        Matrices are uint8 (bytes,), views of the core's memory; the rest is float32.
+        """
+        folds = _folds(self.config, tensors) if self.weights in ("int8", "int4") else {}
+        unfold = _unfold(self.config, folds)
+        return {
+            name: self._core.packed(name) if is_matrix(name) else _folded(name, tensor, folds)
+            for name, tensor in tensors.items()
+        } | ({} if unfold is None else {UNFOLD: unfold})
 
     @property
     def tier(self) -> str:
@@ -126,16 +191,40 @@ class NativeDecoder:
         return self._core.length(sequence)
 
     def forward(self, token_ids: Integers, sequence: Integers, positions: Integers, rows: Integers) -> Floats:
-        """See the protocol. Raises NumericalError if the logits are not finite; then no sequence has changed either."""
-        logits = np.empty((len(rows), self.config.vocab_size), dtype=np.float32)
-        self._core.forward(
-            np.ascontiguousarray(token_ids, dtype=np.int64),
-            np.ascontiguousarray(sequence, dtype=np.int64),
-            np.ascontiguousarray(positions, dtype=np.int64),
-            np.ascontiguousarray(rows, dtype=np.int64),
-            logits,
-        )
+        """See the protocol. Raises NumericalError if the logits are not finite, and OutOfMemoryError; then no sequence
+        has changed either.
+        """
+        try:
+            logits = np.empty((len(rows), self.config.vocab_size), dtype=np.float32)
+            self._core.forward(
+                np.ascontiguousarray(token_ids, dtype=np.int64),
+                np.ascontiguousarray(sequence, dtype=np.int64),
+                np.ascontiguousarray(positions, dtype=np.int64),
+                np.ascontiguousarray(rows, dtype=np.int64),
+                logits,
+            )
+        except NumericalError:
+            self._explain()
+            raise
+        except MemoryError as error:
+            raise OutOfMemoryError(f"there is not enough memory for the logits of {len(rows)} tokens") from error
         return logits
+
+    def _explain(self) -> None:
+        """Raise a NumericalError that names the tensor, if it is a packed file that holds what is no number.
+
+        Packed weights are mapped, not read, when they are loaded; a number that is none comes out in the logits.
+        """
+        name = self._core.first_not_finite() if self._packed_in is not None else ""
+        if name:
+            raise NumericalError(f"checkpoint {self._packed_in}: tensor {name} holds NaN or infinite values")
+
+
+def unsupported(config: GPTConfig) -> str | None:
+    """Why the core cannot run a model of this configuration; None, which every GPT-2 so far gets, if it can."""
+    if config.activation_function not in ACTIVATIONS:
+        return f"the core has no activation {config.activation_function!r}"
+    return None
 
 
 def default_threads() -> int:
@@ -169,6 +258,25 @@ def _norm_before(name: str, config: GPTConfig) -> str | None:
         if name.endswith(end):
             return name.removesuffix(end) + norm
     return None
+
+
+def _folded(name: str, tensor: StoredTensor, folds: Mapping[str, Floats]) -> Floats:
+    """A tensor that is no matrix, divided by its layer norm's factors if it is a gain or bias that has some."""
+    fold = folds.get(name.rsplit(".", 1)[0])
+    values = tensor.float32()
+    return values if fold is None else values / fold
+
+
+def _unfold(config: GPTConfig, folds: Mapping[str, Floats]) -> Floats | None:
+    """What turns rows of the tied, folded head back into the embedding's."""
+    return 1.0 / folds["ln_f"] if "ln_f" in folds and config.tie_word_embeddings else None
+
+
+def _finite(tensor: StoredTensor) -> Floats:
+    values = tensor.float32()
+    if not np.isfinite(values).all():
+        raise NumericalError(f"checkpoint {tensor.file}: tensor {tensor.name} holds NaN or infinite values")
+    return values
 
 
 def _folds(config: GPTConfig, tensors: Mapping[str, StoredTensor]) -> dict[str, Floats]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -69,7 +69,7 @@ def make_request(
         prompt_ids=prompt,
         params=params,
         max_tokens=_max_tokens(len(prompt), params, config.n_positions),
-        seed=secrets.randbits(63) if seed is None else seed,
+        seed=int.from_bytes(os.urandom(8), "little") >> 1 if seed is None else seed,
         bad_words=_bad_words(params.bad_words, tokenizer),
         stop_ids=frozenset(stop_ids),
         keep_logits=keep_logits,

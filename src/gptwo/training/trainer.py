@@ -143,6 +143,11 @@ class _Run:
             )
             return GPT2(shape).initialize(torch.Generator().manual_seed(config.seed))
         start = load_checkpoint(config.init, progress=True)
+        if start.packed is not None:
+            raise TrainingError(
+                f"{config.init} is packed as {start.packed.weights}, which cannot be trained; "
+                "start from the checkpoint that it was made from"
+            )
         if config.block_size > start.config.n_positions:
             raise TrainingError(
                 f"block_size is {config.block_size}, and {config.init} has {start.config.n_positions} positions; "
