@@ -9,6 +9,7 @@
 #include <optional>
 #include <stdexcept>
 
+#include "bindings_sampler.hpp"
 #include "errors.hpp"
 #include "model.hpp"
 #include "tiers.hpp"
@@ -39,8 +40,11 @@ NB_MODULE(_native, m) {
             raise("DecoderError", error.what());
         } catch (const NumericalError& error) {
             raise("NumericalError", error.what());
+        } catch (const InvalidRequestError& error) {
+            raise("InvalidRequestError", error.what());
         }
     });
+    bind_sampler(m);
 
     m.def("tiers", [] {
         std::vector<std::string> names;
