@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,28 +31,33 @@ def logits_of(*values: float) -> Logits:
     return np.array(values, dtype=np.float32)
 
 
-def by_definition(
-    logits: Logits, params: SamplingParams, seed: int, index: int, prompt_ids, output_ids, **options: Any
-) -> int:
-    processed = process_logits(logits, params, prompt_ids, output_ids, **options)
-    return choose(processed, params, uniform(seed, index, len(prompt_ids) + len(output_ids)))
-
-
 def assert_same_choices(logits: Logits, params: SamplingParams, seed: int = 0, draws: int = 1, **options: Any) -> None:
-    """The core's tokens are the definition's, or it raises the same error in the same words."""
+    """The core keeps the definition's tokens, each with its mass, and draws the same; or it raises the same error."""
     prompt_ids, output_ids = options.pop("prompt_ids", [0]), options.pop("output_ids", [0])
     before = logits.tobytes()
     sampler = Sampler(params, prompt_ids, seed=seed, **options)
+    expected, processed = answer_or_error(
+        lambda: (
+            distribution(processed := process_logits(logits, params, prompt_ids, output_ids, **options), params),
+            processed,
+        )
+    )
+    if processed is None:
+        assert answer_or_error(lambda: sampler.choose(logits, 0, output_ids)) == (expected, None)
+        return
+    assert_array_equal(sampler.distribution(logits, output_ids), expected)
     for index in range(draws):
-        try:
-            expected = by_definition(logits, params, seed, index, prompt_ids, output_ids, **options)
-        except (InvalidRequestError, NumericalError) as error:
-            with pytest.raises(type(error)) as caught:
-                sampler.choose(logits, index, output_ids)
-            assert str(caught.value) == str(error)
-            continue
-        assert sampler.choose(logits, index, output_ids) == (expected, None, [])
+        token = choose(processed, params, uniform(seed, index, len(prompt_ids) + len(output_ids)))
+        assert sampler.choose(logits, index, output_ids) == (token, None, [])
     assert logits.tobytes() == before
+
+
+def answer_or_error(question: Callable[[], Any]) -> Any:
+    """The answer, or the error's type and words, and None."""
+    try:
+        return question()
+    except (InvalidRequestError, NumericalError) as error:
+        return (type(error), str(error)), None
 
 
 # ---- the arithmetic
@@ -92,7 +98,8 @@ def test_the_core_draws_the_definitions_random_numbers(seed, text, position):
 SCALES = [1e-30, 1e-6, 0.02, 0.5, 1.0, 3.0, 30.0, 1e4, 1e30]
 TRUNCATIONS = st.builds(
     SamplingParams,
-    temperature=st.sampled_from([0.0, 5e-324, 1e-300, 1e-9, 0.01, 0.7, 0.8, 1.0, 1.3, 5.0, 1e9, 1e300]) | st.floats(0, 3),
+    temperature=st.sampled_from([0.0, 5e-324, 1e-300, 1e-9, 0.01, 0.7, 0.8, 1.0, 1.3, 5.0, 1e9, 1e300])
+    | st.floats(0, 3),
     top_k=st.sampled_from([0, 0, 1, 2, 5, 50, 1000]) | st.integers(0, 200),
     top_p=st.sampled_from([1.0, 0.0, 0.5, 0.9, 0.95, 1 - 2**-53, 5e-324]) | st.floats(0, 1),
     min_p=st.sampled_from([0.0, 0.0, 1.0, 0.05, 5e-324, 1e-30]) | st.floats(0, 1),
@@ -103,7 +110,22 @@ NUMBERS = st.integers(-20, 20).map(float) | st.floats(-(2.0**100), 2.0**100, wid
 LOGITS = arrays.arrays(np.float32, st.integers(1, 70), elements=NUMBERS | st.just(REMOVED))
 
 
-@settings(deadline=None, max_examples=1000)
+def test_thousands_of_random_rows_have_the_definitions_tokens():
+    for seed in range(2000):
+        random = np.random.default_rng(seed)
+        kind = str(random.choice(["normal", "coarse", "flat", "removed", "peaked"]))
+        logits = random_row(int(random.integers(1, 300)), float(random.choice(SCALES)), kind, seed)
+        params = SamplingParams(
+            temperature=float(random.choice([0.0, 1e-30, 0.3, 1.0, 1.0, random.random() * 2, 1e30])),
+            top_k=int(random.choice([0, 0, 1, 2, 10, random.integers(300)])),
+            top_p=float(random.choice([1.0, 1.0, 0.0, 0.95, random.random()])),
+            min_p=float(random.choice([0.0, 0.0, 1.0, 0.05, random.random()])),
+            typical_p=float(random.choice([1.0, 1.0, 1e-9, 0.95, 1.0 - random.random()])),
+        )
+        assert_same_choices(logits, params, seed, draws=2)
+
+
+@settings(deadline=None, max_examples=150)
 @example(logits=logits_of(0, 1), params=SamplingParams(temperature=1e30, top_p=0), seed=1)
 @example(logits=logits_of(-3.4e38, 3.4e38, -0.0), params=SamplingParams(temperature=1e30, typical_p=0.5), seed=1)
 @given(logits=LOGITS, params=TRUNCATIONS, seed=WORD)
@@ -111,7 +133,7 @@ def test_short_rows_have_the_definitions_tokens(logits, params, seed):
     assert_same_choices(logits, params, seed, draws=2)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(
     size=st.sampled_from([1, 3, 15, 16, 17, 1008, 1023, 1024, 1025, 1030, 2048, 5000]),
     scale=st.sampled_from(SCALES),
@@ -158,15 +180,6 @@ def random_row(size: int, scale: float, kind: str, seed: int) -> Logits:
     return (logits * scale).astype(np.float32)
 
 
-@settings(deadline=None, max_examples=60)
-@given(logits=LOGITS.filter(lambda logits: logits.max() > REMOVED), params=TRUNCATIONS)
-def test_the_core_keeps_the_definitions_set(logits, params):
-    """Numbers at both edges of each token's stretch find every token that is kept, and no other."""
-    probabilities = distribution(logits, params)
-    drawn = {Sampler(params, [0], seed=seed).choose(logits, 0, []).token_id for seed in range(50)}
-    assert drawn <= set(np.flatnonzero(probabilities).tolist())
-
-
 IDS = st.integers(0, 11)
 CHANGES = st.builds(
     SamplingParams,
@@ -181,10 +194,10 @@ CHANGES = st.builds(
     min_tokens=st.integers(0, 6),
     allowed_token_ids=st.none() | st.lists(IDS, min_size=1),
 )
-TWELVE = arrays.arrays(np.float32, 12, elements=NUMBERS | st.floats(allow_nan=True, width=32))
+TWELVE = arrays.arrays(np.float32, 12, elements=NUMBERS | st.floats(width=32))
 
 
-@settings(deadline=None, max_examples=1500)
+@settings(deadline=None, max_examples=250)
 @given(
     logits=TWELVE,
     params=CHANGES,
@@ -283,7 +296,7 @@ def test_a_token_id_outside_the_row_is_refused(params, options):
     sampler = Sampler(params, options.pop("prompt_ids", [0]), seed=0, **options)
     logits = np.zeros(5, np.float32)
     for _ in range(2):
-        with pytest.raises(InvalidRequestError, match="token id -?[0-9]+ is out of range: the logits have 5 tokens"):
+        with pytest.raises(InvalidRequestError, match=r"token id -?[0-9]+ is out of range: the logits have 5 tokens"):
             sampler.choose(logits, 0, [])
 
 
@@ -327,7 +340,7 @@ def test_a_row_without_tokens_or_with_more_than_can_be_summed_is_refused(size):
 def test_the_longest_row_is_sampled():
     logits = np.zeros(2**22, np.float32)
     expected = int(uniform(0, 0, 1) * 2**22)
-    assert Sampler(SamplingParams(top_p=1 - 2**-53), [0], seed=0).choose(logits, 0, []).token_id == expected
+    assert Sampler(SamplingParams(), [0], seed=0).choose(logits, 0, []).token_id == expected
 
 
 def test_an_output_array_of_another_length_is_refused():
@@ -377,7 +390,7 @@ WILD = st.floats() | st.sampled_from([0.0, 1.0, math.inf, -math.inf, math.nan])
 WILD_IDS = st.integers(-(2**63), 2**63 - 1) | st.integers(-2, 8)
 
 
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=200)
 @given(
     changes=st.fixed_dictionaries(
         {},

@@ -1,9 +1,10 @@
 """Exponentials and logarithms whose every bit is defined here, so that a text does not depend on the machine.
 
-The `exp` and `log` of a system's library, and numpy's, may differ in the last bit from one machine to the next, and a sum
-of floats differs with its order. Here every step is one rounding that IEEE 754 defines, and what is summed are whole
-numbers: a token's mass is e^(logit - largest logit) in units of 2^-40, rounded. A probability is a mass over the sum of
-masses; tokens a trillion times less likely than the likeliest have the mass 0. The core (csrc/row.cpp) does the same.
+The `exp` and `log` of a system's library, and numpy's, may differ in the last bit from one machine to the next, and a
+sum of floats differs with its order. Here every step is one rounding that IEEE 754 defines, and what is summed are
+whole numbers: a token's mass is e^(logit - largest logit) in units of 2^-40, rounded. A probability is a mass over the
+sum of masses; tokens some trillion times less likely than the likeliest have the mass 0. The core (csrc/row.cpp) does
+the same.
 """
 
 from __future__ import annotations
@@ -65,4 +66,4 @@ def _exp(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     r2 = r * r
     low = (r + _F(1.0)) + (r * _F(1.0 / 6) + _F(0.5)) * r2
     high = (r * _F(1.0 / 120) + _F(1.0 / 24)) + (r * _F(1.0 / 5040) + _F(1.0 / 720)) * r2
-    return np.ldexp(low + high * (r2 * r2), n.astype(np.int32))
+    return np.asarray(np.ldexp(low + high * (r2 * r2), n.astype(np.int32)))

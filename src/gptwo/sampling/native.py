@@ -1,6 +1,6 @@
 """From a model's logits to a token, in the core: what `sampler` defines, bit by bit, in microseconds.
 
-V is the vocabulary. Rows of logits are float32 (V,) and are not changed; while the core works on one, other threads run.
+V is the vocabulary. Rows of logits are float32 (V,) and are not changed; other threads run while the core works on one.
 NumericalError is raised for NaN, +inf, or no finite logit: it comes from the model, not from a parameter.
 """
 
@@ -14,6 +14,7 @@ import numpy as np
 from gptwo import _native
 from gptwo.sampling.params import SamplingParams
 from gptwo.sampling.processors import Logits
+from gptwo.sampling.sampler import Probabilities
 
 _WORD = 2**64 - 1
 
@@ -29,7 +30,7 @@ class Chosen(NamedTuple):
 
 
 class Sampler:
-    """Chooses the tokens of the texts that answer one prompt. It has no state: the same question has the same answer."""
+    """Chooses the tokens of the texts that answer one prompt. It keeps no state from one token to the next."""
 
     def __init__(
         self,
@@ -44,8 +45,8 @@ class Sampler:
     ) -> None:
         """See `sampler.process_logits` for the arguments; params.seed and params.logprobs make no difference here.
 
-        seed: 64 bits, as `counter_random.uniform` takes it. logprobs: how many of the likeliest tokens each choice tells
-        of; None tells of none, nor of the token chosen.
+        seed: 64 bits, as `counter_random.uniform` takes it. logprobs: how many of the likeliest tokens each choice
+        tells of; None tells of none, nor of the token chosen.
         """
         self._core = _native.Sampler(
             prompt=list(prompt_ids),
@@ -77,6 +78,12 @@ class Sampler:
         Raises InvalidRequestError if no token is left to choose or a token id is not below V, NumericalError.
         """
         return Chosen(*self._core.choose(logits, index, output_ids))
+
+    def distribution(self, logits: Logits, output_ids: Sequence[int]) -> Probabilities:
+        """The probabilities that this token is drawn from: float64 (V,), as `sampler.distribution` has them."""
+        masses = np.empty(len(logits), dtype=np.int64)
+        self._core.masses(logits, output_ids, masses)
+        return masses / float(masses.sum())
 
 
 def token_logprobs(logits: Logits, token_id: int, count: int) -> Chosen:

@@ -221,7 +221,7 @@ def below_peak(logits: Logits) -> Logits:
     Example: logits [1, 3, -inf] become [-2, 0, -inf].
     """
     with np.errstate(over="ignore"):  # what is more than float32 holds below the peak might as well be infinitely far
-        return logits - logits.max()
+        return np.asarray(logits - logits.max())
 
 
 def largest(values: npt.NDArray[np.floating[Any]], count: int) -> TokenIds:
