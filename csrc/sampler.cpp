@@ -154,7 +154,7 @@ Candidates candidates(const Row& row, const SamplingOptions& options) {
         std::sort(mine.largest.begin(), mine.largest.end(), [](auto a, auto b) { return index_of(a) < index_of(b); });
         count = mine.largest.size();
     }
-    if (mine.distances.size() < count) mine.distances.resize(count), mine.masses.resize(count);
+    if (mine.distances.size() < count) mine.masses.resize(count), mine.distances.resize(count);
     float* distances = mine.distances.data();
     int64_t* masses = mine.masses.data();
     if (few)
