@@ -9,6 +9,7 @@
 #include <optional>
 #include <stdexcept>
 
+#include "bindings_sampler.hpp"
 #include "errors.hpp"
 #include "model.hpp"
 #include "tiers.hpp"
@@ -43,8 +44,11 @@ NB_MODULE(_native, m) {
             raise("NumericalError", error.what());
         } catch (const std::bad_alloc&) {
             raise("OutOfMemoryError", "there is not enough memory for the model's weights, its cache or a step");
+        } catch (const InvalidRequestError& error) {
+            raise("InvalidRequestError", error.what());
         }
     });
+    bind_sampler(m);
 
     m.attr("LAYOUT_VERSION") = kLayoutVersion;
     m.def("tiers", [] {

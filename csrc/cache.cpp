@@ -72,7 +72,8 @@ void Cache::release(int64_t sequence) {
 }
 
 void Cache::abandon() {
-    new (&sequences_) decltype(sequences_);  // the old one is not destroyed: it may be in any state
+    new (&sequences_) decltype(sequences_);  // the old ones are not destroyed: they may be in any state
+    new (&spare_) decltype(spare_);
     in_use_ = 0;
 }
 

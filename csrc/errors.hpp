@@ -12,5 +12,8 @@ struct DecoderError : std::runtime_error {
 struct NumericalError : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
+struct InvalidRequestError : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
 
 }  // namespace gptwo

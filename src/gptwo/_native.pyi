@@ -1,11 +1,43 @@
-"""The compiled core (csrc/). Only `decoder/native.py` talks to it."""
+"""The compiled core (csrc/). Only `decoder/native.py` and `sampling/native.py` talk to it."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 LAYOUT_VERSION: int
+_Chosen = tuple[int, float | None, list[tuple[int, float]]]
 
 def tiers() -> list[str]: ...
+def token_logprobs(logits: npt.NDArray[np.float32], token: int, count: int) -> _Chosen: ...
+def log_softmax(logits: npt.NDArray[np.float32], out: npt.NDArray[np.float32]) -> None: ...
+def random_bits(seed: int, text: int, position: int) -> int: ...
+
+class Sampler:
+    def __init__(
+        self,
+        *,
+        prompt: list[int],
+        seed: int,
+        vocab_size: int | None,
+        logit_bias: list[tuple[int, float]],
+        repetition_penalty: float,
+        frequency_penalty: float,
+        presence_penalty: float,
+        no_repeat_ngram_size: int,
+        bad_words: list[list[int]],
+        min_tokens: int,
+        stop_ids: list[int],
+        allowed_token_ids: list[int] | None,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+        min_p: float,
+        typical_p: float,
+        logprobs: int | None,
+    ) -> None: ...
+    def choose(self, logits: npt.NDArray[np.float32], text: int, output: Sequence[int]) -> _Chosen: ...
+    def masses(self, logits: npt.NDArray[np.float32], output: Sequence[int], out: npt.NDArray[np.int64]) -> None: ...
 
 class Model:
     def __init__(

@@ -23,7 +23,7 @@ from gptwo.engine.text import token_text
 from gptwo.errors import CheckpointError, ContextLengthError, DecoderError, InvalidRequestError
 from gptwo.options import is_integer, shown
 from gptwo.sampling import BeamParams, SamplingParams
-from gptwo.sampling.sampler import log_softmax, top_logprobs
+from gptwo.sampling.native import token_logprobs
 from gptwo.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int]
@@ -189,10 +189,8 @@ class LanguageModel:
         """The k likeliest next tokens as (text, token id, probability), likeliest first."""
         if not is_integer(k) or not 1 <= k <= self.config.vocab_size:
             raise InvalidRequestError(f"k is {shown(k)}, expected 1 to {self.config.vocab_size}", param="k")
-        logprobs = log_softmax(self._logits(self._encode(prompt), "last")[-1])
-        return [
-            (token_text(self.tokenizer, token), token, math.exp(value)) for token, value in top_logprobs(logprobs, k)
-        ]
+        top = token_logprobs(self._logits(self._encode(prompt), "last")[-1], 0, k).top
+        return [(token_text(self.tokenizer, token), token, math.exp(value)) for token, value in top]
 
     def logits(self, prompt: Prompt) -> Floats:
         """The logits of the token after each position: float32 (T, V)."""

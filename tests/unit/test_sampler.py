@@ -276,7 +276,14 @@ def test_log_softmax_of_large_logits_is_exact():
 
 
 def test_top_logprobs_are_sorted_and_equals_go_by_id():
-    logprobs = logits_of(-3, -1, -2, -1, REMOVED)
-    assert top_logprobs(logprobs, 3) == [(1, -1.0), (3, -1.0), (2, -2.0)]
-    assert top_logprobs(logprobs, 0) == []
-    assert [token for token, _ in top_logprobs(logprobs, 5)] == [1, 3, 2, 0, 4]
+    logits = from_probabilities(0.1, 0.3, 0.2, 0.3, 0.1)
+    logprobs = log_softmax(logits).tolist()
+    assert top_logprobs(logits, 3) == [(1, logprobs[1]), (3, logprobs[3]), (2, logprobs[2])]
+    assert top_logprobs(logits, 0) == []
+    assert [token for token, _ in top_logprobs(logits, 9)] == [1, 3, 2, 0, 4]
+
+
+def test_top_logprobs_of_logits_that_differ_by_less_than_the_rounding_are_still_sorted():
+    (first, likeliest), (second, larger), (third, smaller) = top_logprobs(logits_of(0.0, 1e-9, 20.0), 3)
+    assert (first, second, third) == (2, 1, 0)
+    assert likeliest > larger == smaller

@@ -9,8 +9,7 @@ from gptwo.engine.run import Feed
 from gptwo.engine.sequence import Sequence
 from gptwo.engine.text import TextAssembler, token_text
 from gptwo.sampling import SamplingParams
-from gptwo.sampling.counter_random import uniform
-from gptwo.sampling.sampler import choose, log_softmax, process_logits, top_logprobs
+from gptwo.sampling.native import Chosen, Sampler, token_logprobs
 from gptwo.tokenizer import Tokenizer
 
 
@@ -24,6 +23,15 @@ class SamplingRun:
         self.width = self._params.best_of or self._params.n
         self._decoder, self._tokenizer = decoder, tokenizer
         self._chooses_best = self.width > self._params.n
+        self._sampler = Sampler(
+            self._params,
+            request.prompt_ids,
+            seed=request.seed,
+            bad_words=request.bad_words,
+            stop_ids=request.stop_ids,
+            vocab_size=None if tokenizer is None else tokenizer.vocab_size,
+            logprobs=0 if self._params.logprobs is None and self._chooses_best else self._params.logprobs,
+        )
         self._sequences: list[Sequence] = []  # empty until the prompt is prefilled
         self._first = self._new_sequence(0)
         self._prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
@@ -107,7 +115,7 @@ class SamplingRun:
         if self._params.prompt_logprobs is not None:
             count = self._params.prompt_logprobs
             pairs = zip(self.request.prompt_ids[1:], logits[:-1], strict=True)
-            described = [self._describe(token, log_softmax(row), count) for token, row in pairs]
+            described = [self._describe(token_logprobs(row, token, count)) for token, row in pairs]
             self._prompt_logprobs = (None, *described)
         if self.request.keep_logits != "none":
             self._prompt_logits = logits if self.request.keep_logits == "all" else logits[-1:]
@@ -115,28 +123,16 @@ class SamplingRun:
         return last
 
     def _choose(self, sequence: Sequence, logits: Floats) -> Piece:
-        request, params = self.request, self._params
-        processed = process_logits(
-            logits,
-            params,
-            request.prompt_ids,
-            sequence.output_ids,
-            bad_words=request.bad_words,
-            stop_ids=request.stop_ids,
-            vocab_size=None if self._tokenizer is None else self._tokenizer.vocab_size,
-        )
-        # The position counts from the prompt's beginning, so that a text that is continued later with the same seed
-        # goes on as it would have gone on at once.
-        position = len(request.prompt_ids) + len(sequence.output_ids)
-        token_id = choose(processed, params, uniform(request.seed, sequence.index, position))
+        chosen = self._sampler.choose(logits, sequence.index, sequence.output_ids)
+        token_id = chosen.token_id
         described: tuple[TokenLogprob, ...] | None = None
-        if params.logprobs is not None or self._chooses_best:
-            described = (self._describe(token_id, log_softmax(logits), params.logprobs or 0),)
+        if chosen.logprob is not None:
+            described = (self._describe(chosen),)
             sequence.logprobs.extend(described)
         text = self._append(sequence, token_id)
         sequence.pieces.append(text)
         return Piece(
-            request.id,
+            self.request.id,
             sequence.index,
             text,
             (token_id,),
@@ -168,10 +164,11 @@ class SamplingRun:
             sequence.finish_reason, sequence.stop_reason = "stop", text.stopped_by
         return piece
 
-    def _describe(self, token_id: int, logprobs: Floats, count: int) -> TokenLogprob:
+    def _describe(self, chosen: Chosen) -> TokenLogprob:
+        assert chosen.logprob is not None
         known = self._tokenizer
-        top = tuple(TopToken(other, token_text(known, other), value) for other, value in top_logprobs(logprobs, count))
-        return TokenLogprob(token_id, token_text(known, token_id), float(logprobs[token_id]), top)
+        top = tuple(TopToken(other, token_text(known, other), value) for other, value in chosen.top)
+        return TokenLogprob(chosen.token_id, token_text(known, chosen.token_id), chosen.logprob, top)
 
     def _complete(self) -> list[Event]:
         """The completion, and before it, where the best of many were chosen, their texts in one piece each."""

@@ -1,4 +1,4 @@
-"""How the next token is chosen: parameters, logits processors, the sampler and beam search; numpy only."""
+"""How the next token is chosen: parameters, logits processors, the sampler and beam search; no PyTorch."""
 
 from gptwo.sampling.params import BeamParams, SamplingParams
 

@@ -39,9 +39,10 @@ from typing import Literal
 import numpy as np
 
 from gptwo.errors import InvalidRequestError
+from gptwo.sampling.native import log_softmax
 from gptwo.sampling.params import BeamParams
 from gptwo.sampling.processors import Logits, largest
-from gptwo.sampling.sampler import apply_options, log_softmax
+from gptwo.sampling.sampler import apply_options
 
 
 @dataclass(frozen=True)

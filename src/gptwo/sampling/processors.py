@@ -5,17 +5,18 @@ chosen. None changes what it is given; one that has nothing to do returns the ve
 NaN: the sampler does. Where tokens are equally good and not all may stay, the lower ids stay.
 
 The truncations (top-k, top-p, min-p, typical-p) always leave at least one token that was there before: the likeliest,
-or for typical-p the most typical.
+or for typical-p the most typical. Probabilities are shares of a sum of whole numbers; see `arithmetic`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from gptwo.sampling.arithmetic import Masses, log, masses, share_of
 
 Logits = npt.NDArray[np.float32]
 TokenIds = npt.NDArray[np.int64]
@@ -35,7 +36,7 @@ def apply_temperature(logits: Logits, temperature: float) -> Logits:
         return logits
     # In float64, since a temperature may be below what float32 can hold.
     with np.errstate(over="ignore"):
-        return (logits / np.float64(temperature)).astype(np.float32)
+        return (logits.astype(np.float64) / temperature).astype(np.float32)
 
 
 def apply_top_k(logits: Logits, top_k: int) -> Logits:
@@ -58,14 +59,9 @@ def apply_top_p(logits: Logits, top_p: float) -> Logits:
     """
     if top_p >= 1.0:
         return logits
-    ids, probabilities = _candidates(logits)
-    # Tokens of at most (1 - top_p) / count each cannot add up to more than 1 - top_p, so that none of them is needed:
-    # only the others have to be sorted. The factor covers the rounding of the sum.
-    worth_sorting = probabilities > (1.0 - top_p) / len(ids) * (1.0 - 1e-6)
-    ids, probabilities = ids[worth_sorting], probabilities[worth_sorting]
-    # By logits: two that differ may have the same probability after rounding, and the likelier one comes first.
-    order = np.argsort(-logits[ids], kind="stable")
-    return _keep(logits, ids[order[: _reaching(probabilities[order], top_p)]])
+    token_masses = masses(below_peak(logits))
+    order = np.argsort(-logits, kind="stable")
+    return _keep(logits, order[: _reaching(token_masses[order], top_p)])
 
 
 def apply_min_p(logits: Logits, min_p: float) -> Logits:
@@ -77,8 +73,8 @@ def apply_min_p(logits: Logits, min_p: float) -> Logits:
     if min_p <= 0.0:
         return logits
     # A ratio of probabilities is a difference of logits.
-    floor = np.float64(logits.max()) + math.log(min_p)
-    return np.where(logits < floor, _REMOVED, logits)
+    floor = np.float64(logits.max()) + log(min_p)
+    return np.where(logits.astype(np.float64) < floor, _REMOVED, logits)
 
 
 def apply_typical_p(logits: Logits, typical_p: float) -> Logits:
@@ -92,13 +88,16 @@ def apply_typical_p(logits: Logits, typical_p: float) -> Logits:
     """
     if typical_p >= 1.0:
         return logits
-    ids, probabilities = _candidates(logits)
-    present = probabilities > 0.0  # a token may be too unlikely for float64; 0 log 0 counts as 0
-    ids, probabilities = ids[present], probabilities[present]
-    surprise = -np.log(probabilities)
-    entropy = np.sum(probabilities * surprise)
-    order = np.argsort(np.abs(surprise - entropy), kind="stable")
-    return _keep(logits, ids[order[: _reaching(probabilities[order], typical_p)]])
+    below = below_peak(logits)
+    token_masses = masses(below)
+    ids = np.flatnonzero(token_masses)  # a token may be too unlikely to count; 0 log 0 is 0
+    token_masses, below_here = token_masses[ids], below[ids].astype(np.float64)
+    # log p is `below` less a constant, which cancels out: the surprise's distance from the expected one is that of
+    # `below` from its mean. The sum is taken one after another; np.sum would pair up as it likes.
+    expected = np.cumsum(token_masses.astype(np.float64) * below_here)[-1] / float(token_masses.sum())
+    distance = np.abs(below_here - expected).astype(np.float32)
+    order = np.argsort(distance, kind="stable")
+    return _keep(logits, ids[order[: _reaching(token_masses[order], typical_p)]])
 
 
 def apply_repetition_penalty(logits: Logits, history: Sequence[int], penalty: float) -> Logits:
@@ -216,6 +215,15 @@ def apply_vocabulary_size(logits: Logits, vocab_size: int) -> Logits:
     return processed
 
 
+def below_peak(logits: Logits) -> Logits:
+    """The logits less the largest of them, which becomes 0.
+
+    Example: logits [1, 3, -inf] become [-2, 0, -inf].
+    """
+    with np.errstate(over="ignore"):  # what is more than float32 holds below the peak might as well be infinitely far
+        return np.asarray(logits - logits.max())
+
+
 def largest(values: npt.NDArray[np.floating[Any]], count: int) -> TokenIds:
     """Indices of the `count` largest of `values` (N,), largest first and equal ones by index; int64 (count,).
 
@@ -244,20 +252,13 @@ def _keep(logits: Logits, ids: TokenIds) -> Logits:
     return kept
 
 
-def _candidates(logits: Logits) -> tuple[TokenIds, npt.NDArray[np.float64]]:
-    """The ids that can be chosen, ascending, and their probabilities."""
-    ids = np.flatnonzero(logits > _REMOVED).astype(np.int64)
-    chosen = logits[ids].astype(np.float64)
-    weights = np.exp(chosen - chosen.max())
-    return ids, weights / weights.sum()
+def _reaching(token_masses: Masses, share: float) -> int:
+    """How many of the masses, from the first on, it takes to reach `share` of all of them; at least one.
 
-
-def _reaching(probabilities: npt.NDArray[np.float64], mass: float) -> int:
-    """How many of the probabilities, from the first on, it takes to reach `mass`; at least one.
-
-    Example: of [0.5, 0.3, 0.2] two reach 0.7, and two reach 0.8.
+    Example: of [5, 3, 2] two reach 0.7, and two reach 0.8.
     """
-    return int(np.searchsorted(np.cumsum(probabilities), mass, side="left")) + 1
+    cumulative = np.cumsum(token_masses)
+    return int(np.searchsorted(cumulative, share_of(int(cumulative[-1]), share), side="left")) + 1
 
 
 def _ends_with(history: Sequence[int], ending: Sequence[int]) -> bool:

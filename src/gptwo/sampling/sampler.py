@@ -1,9 +1,12 @@
-"""From a model's logits to a token.
+"""From a model's logits to a token: the definition, in numpy. What runs is the core, by way of `native.Sampler`.
 
 Three steps, each of which can be asked for alone: process_logits (biases, penalties and masks, which depend on what
 was said so far), distribution (temperature and truncation, which don't), and choose (one token, given one random
 number).
 log_softmax and top_logprobs report on the logits as the model gave them.
+
+The two are equal bit by bit, and tests hold them so. This one is for reading, for testing, and for trying out an option
+before it goes into the core.
 
 V is the vocabulary. NaN, or an infinity where it has no meaning, is a NumericalError: it comes from the model, not
 from a parameter.
@@ -18,6 +21,7 @@ import numpy.typing as npt
 
 from gptwo.errors import InvalidRequestError, NumericalError
 from gptwo.sampling import processors
+from gptwo.sampling.arithmetic import MASS_BITS, Masses, log, masses
 from gptwo.sampling.params import LogitsOptions, SamplingParams
 from gptwo.sampling.processors import Logits
 
@@ -93,54 +97,57 @@ def apply_options(
 def distribution(logits: Logits, params: SamplingParams) -> Probabilities:
     """The probabilities that a token is drawn from: float32 (V,) -> float64 (V,).
 
-    Temperature, top-k, top-p, min-p and typical-p, in this order, as in transformers. Temperature 0 gives all to the
-    likeliest token, to the lowest id of those that are equal. Raises NumericalError as log_softmax does.
+    Top-k, temperature, top-p, min-p and typical-p, in this order, which gives what transformers' does: a temperature
+    changes no ranks. Temperature 0 gives all to the likeliest token, to the lowest id of those that are equal.
+    Raises NumericalError as log_softmax does.
     """
-    peak = _largest(logits)
-    if params.temperature == 0.0:
-        certain = np.zeros(len(logits), dtype=np.float64)
-        certain[int(np.argmax(logits))] = 1.0
-        return certain
-    # With the largest at 0 no temperature overflows, and the differences that matter keep their precision.
-    with np.errstate(over="ignore"):
-        shifted = logits - peak
-    logits = processors.apply_temperature(shifted, params.temperature)
-    logits = processors.apply_top_k(logits, params.top_k)
-    logits = processors.apply_top_p(logits, params.top_p)
-    logits = processors.apply_min_p(logits, params.min_p)
-    logits = processors.apply_typical_p(logits, params.typical_p)
-    weights = np.exp(logits.astype(np.float64) - logits.max())  # (V,)
-    return np.asarray(weights / weights.sum())
+    token_masses = _masses(logits, params)
+    return np.asarray(token_masses / float(token_masses.sum()))
 
 
 def choose(logits: Logits, params: SamplingParams, uniform_number: float) -> int:
     """The token that a random number in [0, 1) picks: the first, by id, at which the sum of probabilities exceeds it.
 
-    A token of probability 0 is never picked. At temperature 0 the number makes no difference.
+    Of the number 53 bits count. A token of probability 0 is never picked. At temperature 0 the number makes no
+    difference.
     Example: probabilities [0.5, 0, 0.5] give token 0 below 0.5 and token 2 from there on.
     Raises NumericalError as log_softmax does.
     """
-    if params.temperature == 0.0:
-        _largest(logits)
-        return int(np.argmax(logits))
-    cumulative = np.cumsum(distribution(logits, params))
-    # The sum may miss 1 by a rounding; scaled by it, the number stays below the last sum, and the first sum above the
-    # number is one that has just grown.
-    return int(np.searchsorted(cumulative, uniform_number * cumulative[-1], side="right"))
+    cumulative = np.cumsum(_masses(logits, params))
+    drawn = int(uniform_number * 2.0**53) * int(cumulative[-1]) >> 53
+    return int(np.searchsorted(cumulative, drawn, side="right"))
 
 
 def log_softmax(logits: Logits) -> Logits:
-    """Natural logarithms of the probabilities, computed in float64: float32 (V,) -> float32 (V,).
+    """Natural logarithms of the probabilities: float32 (V,) -> float32 (V,).
 
     Raises NumericalError if the logits hold NaN or +inf, or no finite number.
     """
-    shifted = logits.astype(np.float64) - _largest(logits)
-    return np.asarray(shifted - np.log(np.sum(np.exp(shifted))), dtype=np.float32)
+    peak = np.float64(_largest(logits))
+    total = int(masses(processors.below_peak(logits)).sum())
+    return ((logits.astype(np.float64) - peak) - log(total * 2.0**-MASS_BITS)).astype(np.float32)
 
 
-def top_logprobs(logprobs: Logits, k: int) -> list[tuple[int, float]]:
+def top_logprobs(logits: Logits, k: int) -> list[tuple[int, float]]:
     """The k likeliest tokens as (token id, log-probability), likeliest first, equal ones by id."""
-    return [(int(token_id), float(logprobs[token_id])) for token_id in processors.largest(logprobs, k)]
+    logprobs = log_softmax(logits)
+    return [(int(token_id), float(logprobs[token_id])) for token_id in processors.largest(logits, k)]
+
+
+def _masses(logits: Logits, params: SamplingParams) -> Masses:
+    """What `distribution` is in proportion to: whole numbers, see `arithmetic`."""
+    _largest(logits)
+    if params.temperature == 0.0:
+        certain = np.zeros(len(logits), dtype=np.int64)
+        certain[int(np.argmax(logits))] = 1
+        return certain
+    logits = processors.apply_top_k(logits, params.top_k)
+    # With the largest at 0 no temperature overflows, and the differences that matter keep their precision.
+    logits = processors.apply_temperature(processors.below_peak(logits), params.temperature)
+    logits = processors.apply_top_p(logits, params.top_p)
+    logits = processors.apply_min_p(logits, params.min_p)
+    logits = processors.apply_typical_p(logits, params.typical_p)
+    return masses(logits)
 
 
 def _largest(logits: Logits) -> np.float32:
