@@ -47,10 +47,10 @@ class Past:
         rows = range(0 if self._every_row else count - 1, len(token_ids)) if complete or self._every_row else range(0)
         return Feed(self.handle, self._held, token_ids, len(drafts), rows, complete)
 
-    def commit(self, feed: Feed, ids: Sequence[int]) -> None:
-        """The tokens of `feed` are computed; of guesses, the text says later which are right."""
+    def commit(self, feed: Feed, ids: Sequence[int], accepted: int = 0) -> None:
+        """The tokens of `feed` are computed, and so many of its guesses are part of the text `ids` now."""
         count = len(feed.token_ids) - feed.drafts
-        self._held = feed.keep + count
+        self._held = feed.keep + count + accepted
         if count > 1:
             self._resources.statistics.prompt_tokens += count
         if self._shares and self._held // BLOCK > feed.keep // BLOCK:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from gptwo.decoder.protocol import Floats
@@ -48,24 +50,24 @@ class SamplingRun:
 
     def accept(self, logits: list[Floats]) -> list[Event]:
         """Choose tokens for the texts that were computed to their ends."""
-        events: list[Event] = []
+        pieces: list[Piece] = []
         for (sequence, feed), rows in zip(self._fed, logits, strict=True):
-            sequence.past.commit(feed, sequence.ids)
-            if not self._sequences:
-                self._keep_prompt(feed, rows)
-            if not feed.complete:
+            if self._sequences:
+                chosen = self._advance(sequence, feed, rows) if feed.complete else []
+                sequence.past.commit(feed, sequence.ids, accepted=max(0, len(chosen) - 1))
+                pieces.extend(chosen)
                 continue
-            if not self._sequences:
+            sequence.past.commit(feed, sequence.ids)
+            self._keep_prompt(feed, rows)
+            if feed.complete:
                 self._start_texts()
-                for text in self._sequences:
-                    events.extend(self._advance(text, rows[-1:], []))
-            else:
-                drafts = feed.token_ids[len(feed.token_ids) - feed.drafts :]
-                events.extend(self._advance(sequence, rows, drafts))
-        if self._sequences and not self._active():
-            self.done = True
-            events.extend(self._complete())
-        return events
+                pieces.extend(self._choose(text, rows[-1]) for text in self._sequences)
+        for sequence in self._sequences:
+            if sequence.finish_reason is not None:
+                sequence.past.close()
+        self.done = bool(self._sequences) and not self._active()
+        events: list[Event] = [] if self._chooses_best else [*pieces]
+        return [*events, *self._complete()] if self.done else events
 
     def release(self) -> None:
         """Close what is open."""
@@ -124,29 +126,22 @@ class SamplingRun:
         elif self.request.keep_logits == "last" and feed.complete:
             self._prompt_logits = logits[-1:].copy()
 
-    def _advance(self, sequence: Sequence, logits: Floats, drafts: list[int]) -> list[Event]:
-        """Choose the next token of a text, and one more for each draft that turns out to be right.
+    def _advance(self, sequence: Sequence, feed: Feed, logits: Floats) -> list[Piece]:
+        """Choose the next token of a text, and one more behind each draft that turns out to be right.
 
         logits: (1 + drafts, V).
         """
-        events: list[Event] = []
-        accepted = 0
-        for row in logits:
-            piece = self._choose(sequence, row)
-            if not self._chooses_best:
-                events.append(piece)
-            if sequence.finish_reason is not None or accepted == len(drafts):
+        drafts = feed.token_ids[len(feed.token_ids) - feed.drafts :]
+        pieces: list[Piece] = []
+        for row, draft in itertools.zip_longest(logits, drafts):
+            pieces.append(self._choose(sequence, row))
+            if sequence.finish_reason is not None or sequence.output_ids[-1] != draft:
                 break
-            if sequence.output_ids[-1] != drafts[accepted]:
-                break
-            accepted += 1
-        if sequence.finish_reason is not None:
-            sequence.past.close()
         if sequence.speculator is not None and drafts:
-            sequence.speculator.settle(len(drafts), accepted, len(sequence.ids))
+            sequence.speculator.settle(len(drafts), len(pieces) - 1, len(sequence.ids))
             self._resources.statistics.drafted_tokens += len(drafts)
-            self._resources.statistics.accepted_tokens += accepted
-        return events
+            self._resources.statistics.accepted_tokens += len(pieces) - 1
+        return pieces
 
     def _choose(self, sequence: Sequence, logits: Floats) -> Piece:
         request, params = self.request, self._params
