@@ -51,8 +51,7 @@ class Past:
         """The tokens of `feed` are computed, and so many of its guesses are part of the text `ids` now."""
         count = len(feed.token_ids) - feed.drafts
         self._held = feed.keep + count + accepted
-        if count > 1:
-            self._resources.statistics.prompt_tokens += count
+        self._resources.statistics.computed_tokens += count
         if self._shares and self._held // BLOCK > feed.keep // BLOCK:
             self._resources.prefixes.keep(feed.handle, self._held, ids, self._blocks)
 

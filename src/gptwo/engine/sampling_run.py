@@ -39,13 +39,13 @@ class SamplingRun:
 
     def feeds(self, room: Room) -> list[Feed]:
         """The prompt; later the last token of each text that goes on, and guesses behind it."""
-        self._fed, self.waits = [], False
+        self._fed = []
         for sequence in self._turns():
             feed = sequence.past.feed(sequence.ids, room, self._drafts(sequence, room))
-            self.waits = self.waits or feed is None or not feed.complete
             if feed is not None:
                 room.drafts -= feed.drafts
                 self._fed.append((sequence, feed))
+        self.waits = not any(feed.complete for _, feed in self._fed)
         return [feed for _, feed in self._fed]
 
     def accept(self, logits: list[Floats]) -> list[Event]:

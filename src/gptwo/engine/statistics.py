@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class Statistics:
     """Counters; each only grows."""
 
-    prompt_tokens: int = 0
-    """Tokens that were computed as part of a prompt, or of a window that slid on."""
+    computed_tokens: int = 0
+    """Tokens of texts that went through the model, those of a window again each time that it slides."""
     prefix_lookups: int = 0
     """Prompts that were looked up among the blocks that are held."""
     prefix_hits: int = 0
