@@ -22,7 +22,6 @@ CONFIG = tiny_config(
     eos_token_id=VOCABULARY - 1,
     bos_token_id=VOCABULARY - 1,
 )
-BLOCK_BYTES = 2 * 4 * CONFIG.n_layer * CONFIG.n_embd * 64
 BEGINNINGS = [[n * step % 290 for n in range(200)] for step in (3, 7)]
 
 
@@ -75,8 +74,8 @@ def assert_nothing_is_left(requests: int, **options: Any) -> None:
     engine.clear_prefixes()
     assert decoder.cache_blocks == 0
     gc.collect()
-    # What leaked a block for each tenth request would show; so much is left to the allocator's own ways.
-    assert resident_bytes() - before < max(8 * 2**20, requests // 10 * BLOCK_BYTES)
+    # The allocator keeps a little; a block lost for each tenth of a thousand requests would be more.
+    assert resident_bytes() - before < 8 * 2**20
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the memory of a process is read from /proc")
@@ -87,4 +86,4 @@ def test_requests_that_come_and_go_leave_the_cache_empty_and_the_memory_where_it
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the memory of a process is read from /proc")
 def test_a_thousand_requests_leave_the_cache_empty_and_the_memory_where_it_was() -> None:
-    assert_nothing_is_left(1000)
+    assert_nothing_is_left(1000, prefix_blocks=64)

@@ -145,17 +145,23 @@ class Engine:
             except GptwoError as error:
                 run.done = True
                 events.append(self._fail(run, error))
-        # Who waits for room comes first in the next step, so that a text that slides, and needs room for each of its
-        # tokens, keeps nobody waiting for ever.
+        # In the order of their turns for room: whoever has had one stands behind those who wait.
         self._running = sorted((run for run in self._running if not run.done), key=lambda run: not run.waits)
         return events
 
     def _batch(self) -> list[tuple[Run, list[Feed]]]:
-        """Who takes part in the next step, and with what; new requests too, as long as there is room."""
+        """Who takes part in the next step, and with what; new requests too, as long as there is room.
+
+        Who waits for room has it first, then new requests. A text that slides needs room for each of its tokens: after
+        each it comes last and then waits like others, so that it keeps nobody from room and is not kept from it.
+        """
         held = sum(run.width for run in self._running)
         room = Room(self._chunk_tokens, DRAFT_ROWS - held, cuts=self._exact)
         self._prefixes.begin_step()
-        batch = [(run, run.feeds(room)) for run in self._running]
+        waiting, others = [], []
+        for run in self._running:
+            (waiting if run.waits else others).append(run)
+        batch = [(run, run.feeds(room)) for run in waiting]
         while self._waiting and room.tokens:
             width = self._waiting[0].width
             if held and held + width > self._max_sequences:
@@ -163,6 +169,7 @@ class Engine:
             self._running.append(self._waiting.popleft())
             held += width
             batch.append((self._running[-1], self._running[-1].feeds(room)))
+        batch.extend((run, run.feeds(room)) for run in others)
         return [(run, feeds) for run, feeds in batch if feeds]
 
     def _answers(self, groups: list[list[Feed]]) -> list[list[Floats] | GptwoError]:

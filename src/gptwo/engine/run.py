@@ -71,7 +71,7 @@ class Run(Protocol):
     width: int
     """The most sequences that it holds at a time."""
     waits: bool
-    """Whether the last `feeds` had room for no text to its end, so that it comes before others the next time."""
+    """Whether the last `feeds` had room for no text to its end, so that it has room before others the next time."""
 
     def feeds(self, room: Room) -> list[Feed]:
         """What goes into the next batch, which may be nothing. Asked again before `accept`, it says the same again."""
