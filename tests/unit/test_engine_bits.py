@@ -17,7 +17,7 @@ from gptwo.decoder.native import NativeDecoder
 from gptwo.engine import Completion, Engine
 from gptwo.sampling import BeamParams, SamplingParams
 
-CONFIG = tiny_config(vocab_size=VOCABULARY, n_positions=200, eos_token_id=VOCABULARY - 1, bos_token_id=VOCABULARY - 1)
+CONFIG = tiny_config(vocab_size=VOCABULARY, n_positions=140, eos_token_id=VOCABULARY - 1, bos_token_id=VOCABULARY - 1)
 ARRAYS = random_arrays(CONFIG, seed=5)
 BEGINNINGS = [[int(t) for t in np.random.default_rng(seed).integers(0, 290, 150)] for seed in range(2)]
 # A text that goes round in circles, so that its drafts are sometimes right.
@@ -68,6 +68,17 @@ def any_params(draw: st.DrawFn) -> SamplingParams | BeamParams:
     )
 
 
+def fitting(prompt: list[int], params: SamplingParams | BeamParams) -> tuple[list[int], SamplingParams | BeamParams]:
+    """A request that the context has room for, or that slides."""
+    left = CONFIG.n_positions - (params.max_tokens or 0)
+    if len(prompt) > left and isinstance(params, SamplingParams) and params.max_tokens:
+        params = dataclasses.replace(params, overflow="slide")
+        if len(prompt) > CONFIG.n_positions:
+            params = dataclasses.replace(params, prompt_logprobs=None)
+        return prompt, params
+    return prompt[:left], params
+
+
 def plainly(decoder: NativeDecoder, prompt: list[int], params: SamplingParams | BeamParams) -> Completion:
     """The answer of an engine that does one thing after another."""
     if isinstance(params, SamplingParams):
@@ -97,7 +108,7 @@ def test_any_mix_of_requests_says_what_each_says_alone(decoder: NativeDecoder, d
     events: list[Any] = []
     try:
         for _ in range(data.draw(st.integers(1, 6))):
-            prompt, params = data.draw(prompts), data.draw(any_params())
+            prompt, params = fitting(data.draw(prompts), data.draw(any_params()))
             asked[engine.add(prompt, params, keep_logits=data.draw(st.sampled_from(["none", "last", "all"])))] = (
                 prompt,
                 params,

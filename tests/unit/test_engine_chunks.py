@@ -83,7 +83,7 @@ def test_a_text_that_slides_and_prompts_that_keep_coming_do_not_starve_each_othe
             break
     assert slides in done
     # Meanwhile the others were served too, in the order in which they came.
-    assert len(done) > 20
+    assert len(done) > 8
     assert [request for request in done if request != slides] == asked[: len(done) - 1]
 
 

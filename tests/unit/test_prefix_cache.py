@@ -10,6 +10,7 @@ from tiny_models import TOKENIZER, ToyDecoder, answer, finish, tiny_config
 
 from gptwo.engine import Completion, Engine
 from gptwo.engine.prefix_cache import BLOCK, PrefixCache
+from gptwo.language_model import LanguageModel
 from gptwo.sampling import BeamParams, SamplingParams
 
 CONFIG = tiny_config(n_positions=1000)
@@ -219,6 +220,14 @@ def test_clearing_does_not_disturb_requests_under_way() -> None:
     engine.clear_prefixes()
     assert answer(engine, request) == wanted
     engine.clear_prefixes()
+    assert decoder.held == {}
+
+
+def test_a_model_that_is_closed_holds_nothing() -> None:
+    decoder = ToyDecoder(CONFIG)
+    with LanguageModel(decoder, TOKENIZER) as lm:
+        lm.generate(TEXT[:200], GREEDY)
+        assert len(decoder.held) == 3
     assert decoder.held == {}
 
 

@@ -14,18 +14,21 @@ class Past:
     Nothing is taken for computed before `commit`, so that a step that was interrupted can be done again.
     """
 
-    def __init__(self, resources: Resources, *, every_row: bool = False) -> None:
-        """every_row: the logits behind every token are wanted, so that all are computed and none looked up."""
+    def __init__(self, resources: Resources, *, shares: bool = True) -> None:
+        """shares: whether blocks of earlier texts are used, and this one's held for later ones."""
         self.handle: int | None = None
-        self._resources, self._every_row = resources, every_row
+        self._resources, self._may_share = resources, shares
         self._window = resources.decoder.config.n_positions
         self._start = 0  # of the text, what stands in the decoder's first position
         self._held = 0
         self._blocks: list[Block] = []  # of the prefix cache, which share this text's memory
 
-    def feed(self, ids: Sequence[int], room: Room, drafts: Sequence[int] = ()) -> Feed | None:
+    def feed(
+        self, ids: Sequence[int], room: Room, drafts: Sequence[int] = (), *, every_row: bool = False
+    ) -> Feed | None:
         """What of a text is to be computed next, and guesses behind it; None if that has to wait.
 
+        every_row: the logits behind every token are wanted, not only those behind the last and the guesses.
         Once the text is longer than the model's window of positions, that is all of it: learned positions cannot be
         shifted, so the last window is computed anew.
         """
@@ -44,7 +47,8 @@ class Past:
         complete = count == wanted
         first = start + self._held
         token_ids = [*ids[first : first + count], *drafts]
-        rows = range(0 if self._every_row else count - 1, len(token_ids)) if complete or self._every_row else range(0)
+        silent = 0 if every_row else count - 1 if complete else count
+        rows = range(silent, len(token_ids))
         return Feed(self.handle, self._held, token_ids, len(drafts), rows, complete)
 
     def commit(self, feed: Feed, ids: Sequence[int], accepted: int = 0) -> None:
@@ -71,7 +75,7 @@ class Past:
 
     @property
     def _shares(self) -> bool:
-        return self._start == 0 and not self._every_row
+        return self._may_share and self._start == 0
 
     def _open(self, ids: Sequence[int]) -> bool:
         """Begin, with as much of the text as is held already; False while another request computes more of it."""

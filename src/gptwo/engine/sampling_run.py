@@ -30,8 +30,10 @@ class SamplingRun:
         self._resources, self._tokenizer = resources, resources.tokenizer
         self._window = resources.decoder.config.n_positions
         self._chooses_best = self.width > self._params.n
-        every_row = self._params.prompt_logprobs is not None or request.keep_logits == "all"
-        self._first = self._new_sequence(0, Past(resources, every_row=every_row))
+        # Where the logits of the whole prompt are wanted all of it is computed, and its blocks are not held either:
+        # what is scored is seldom gone on from.
+        self._every_row = self._params.prompt_logprobs is not None or request.keep_logits == "all"
+        self._first = self._new_sequence(0, Past(resources, shares=not self._every_row))
         self._sequences: list[Sequence] = []  # empty until the prompt is computed
         self._fed: list[tuple[Sequence, Feed]] = []
         self._prompt_logprobs: list[TokenLogprob | None] = [None]
@@ -41,7 +43,8 @@ class SamplingRun:
         """The prompt; later the last token of each text that goes on, and guesses behind it."""
         self._fed = []
         for sequence in self._turns():
-            feed = sequence.past.feed(sequence.ids, room, self._drafts(sequence, room))
+            drafts, every_row = self._drafts(sequence, room), self._every_row and not self._sequences
+            feed = sequence.past.feed(sequence.ids, room, drafts, every_row=every_row)
             if feed is not None:
                 room.drafts -= feed.drafts
                 self._fed.append((sequence, feed))
