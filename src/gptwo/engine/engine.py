@@ -158,9 +158,8 @@ class Engine:
         held = sum(run.width for run in self._running)
         room = Room(self._chunk_tokens, DRAFT_ROWS - held, cuts=self._exact)
         self._prefixes.begin_step()
-        waiting, others = [], []
-        for run in self._running:
-            (waiting if run.waits else others).append(run)
+        waiting = [run for run in self._running if run.waits]
+        others = [run for run in self._running if not run.waits]
         batch = [(run, run.feeds(room)) for run in waiting]
         while self._waiting and room.tokens:
             width = self._waiting[0].width
