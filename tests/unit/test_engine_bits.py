@@ -96,6 +96,19 @@ def assert_same(found: Completion, wanted: Completion) -> None:
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_any_mix_of_requests_says_what_each_says_alone(decoder: NativeDecoder, data: st.DataObject) -> None:
+    check_a_mix(decoder, data)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@settings(max_examples=1000, deadline=None)
+@given(data=st.data())
+def test_any_of_a_thousand_mixes_says_what_each_request_says_alone(decoder: NativeDecoder, data: st.DataObject) -> None:
+    check_a_mix(decoder, data)
+
+
+def check_a_mix(decoder: NativeDecoder, data: st.DataObject) -> None:
+    """Requests that come and go at random, each held against its answer alone."""
     engine = Engine(
         decoder,
         TOKENIZER,
