@@ -76,7 +76,14 @@ class ToyDecoder:
     It counts what is open and what it was asked, and fails where a test wants it to.
     """
 
-    def __init__(self, config: GPTConfig | None = None, logits: Callable[[list[int]], np.ndarray] | None = None):
+    def __init__(
+        self,
+        config: GPTConfig | None = None,
+        logits: Callable[[list[int]], np.ndarray] | None = None,
+        *,
+        exact: bool = True,
+    ):
+        self.exact = exact
         self.config = tiny_config() if config is None else config
         self.logits = (lambda ids: logits_of(ids, self.config.vocab_size)) if logits is None else logits
         self.held: dict[int, list[int]] = {}

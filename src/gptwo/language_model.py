@@ -200,9 +200,10 @@ class LanguageModel:
         return self._logits(ids, "all")
 
     def close(self) -> None:
-        """Drop every request; a stream that is still open ends there."""
+        """Drop every request, so that a stream that is still open ends there, and what is held of earlier texts."""
         with self._turn():
             self._dropped.extend(self._inbox)
+            self._engine.clear_prefixes()
 
     def __enter__(self) -> LanguageModel:
         return self

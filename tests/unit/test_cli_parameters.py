@@ -56,6 +56,7 @@ TYPED: list[tuple[str, str, Any]] = [
     ("logprobs", "5", 5),
     ("prompt_logprobs", "0", 0),
     ("overflow", "slide", "slide"),
+    ("speculate", "8", 8),
     ("num_beams", "3", 3),
     ("length_penalty", "0.8", 0.8),
     ("early_stopping", "never", "never"),

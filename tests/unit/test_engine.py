@@ -142,22 +142,27 @@ def test_a_request_that_is_wider_than_allowed_runs_by_itself_and_those_behind_it
     assert widths == [1, 1, 1, 1, 6, 1, 1, 1]
 
 
-def test_a_step_begins_prompts_up_to_its_share_of_tokens() -> None:
-    engine, decoder = make_engine(max_prefill_tokens=10)
+def begun_in_each_step(decoder: ToyDecoder) -> list[list[int]]:
+    """For each step, the numbers of tokens that it computed of prompts at their beginning."""
+    return [[tokens for _, position, tokens in batch if position == 0] for batch in decoder.batches]
+
+
+def test_a_prompt_that_may_not_be_cut_has_a_step_for_itself_if_it_is_long() -> None:
+    engine, decoder = make_engine(ToyDecoder(exact=False), chunk_tokens=10)
     for length in (6, 4, 1, 12, 3):
         engine.add([1] * length, SamplingParams(max_tokens=6, ignore_eos=True, seed=3))
     finish(engine)
-    begun = [[tokens for _, position, tokens in batch if position == 0] for batch in decoder.batches]
-    assert begun[:4] == [[6, 4], [1], [12], [3]]  # the long one too while others run
-    assert not any(begun[4:])
+    assert begun_in_each_step(decoder)[:3] == [[6, 4], [1, 12], [3]]  # the long one too while others run
+    assert not any(begun_in_each_step(decoder)[3:])
 
 
 def test_a_prompt_beyond_the_context_counts_as_what_is_computed_of_it() -> None:
-    engine, decoder = make_engine(ToyDecoder(tiny_config(n_positions=8)), max_prefill_tokens=16)
-    for _ in range(2):
-        engine.add([1] * 100, SamplingParams(max_tokens=1, overflow="slide"))
-    engine.step()
-    assert [tokens for _, _, tokens in decoder.batches[0]] == [8, 8]
+    for exact in (True, False):
+        engine, decoder = make_engine(ToyDecoder(tiny_config(n_positions=8), exact=exact), chunk_tokens=16)
+        for _ in range(2):
+            engine.add([1] * 100, SamplingParams(max_tokens=1, overflow="slide"))
+        engine.step()
+        assert [tokens for _, _, tokens in decoder.batches[0]] == [8, 8]
 
 
 def test_an_engine_without_work_does_nothing() -> None:
@@ -337,7 +342,7 @@ def test_a_hundred_random_requests_leave_nothing_open_and_say_what_they_say_alon
     draw = random.Random(seed)
     decoder = ToyDecoder()
     decoder.poison = 250
-    engine, _ = make_engine(decoder, max_sequences=draw.choice([3, 8, 40]), max_prefill_tokens=draw.choice([4, 30]))
+    engine, _ = make_engine(decoder, max_sequences=draw.choice([3, 8, 40]), chunk_tokens=draw.choice([4, 30]))
     asked: dict[int, tuple[list[int], Any]] = {}
     cancelled: set[int] = set()
     events: list[Any] = []

@@ -114,6 +114,16 @@ def test_sliding_is_recomputing_each_token_over_the_last_window() -> None:
             assert token.logprob == float(log_softmax(logits_of(seen))[token.token_id])
 
 
+def test_a_text_that_slides_may_ask_for_everything_about_its_prompt() -> None:
+    config, prompt = tiny_config(n_positions=8), [1, 2, 3, 4, 5]
+    params = SamplingParams(max_tokens=9, overflow="slide", seed=1, prompt_logprobs=1, ignore_eos=True)
+    engine = Engine(ToyDecoder(config))
+    found = answer(engine, engine.add(prompt, params, keep_logits="all"))
+    assert list(found.token_ids) == plain_loop(prompt, params, window=8)
+    assert found.prompt_logits is not None
+    assert len(found.prompt_logits) == len(found.prompt_logprobs or ()) == 5
+
+
 def test_a_context_that_is_just_full_is_not_computed_anew() -> None:
     decoder = ToyDecoder(tiny_config(n_positions=8))
     said_by(decoder, [1, 2, 3], SamplingParams(max_tokens=8, overflow="slide", seed=1, ignore_eos=True))

@@ -46,6 +46,7 @@ FULL_SAMPLING = SamplingParams(
     logprobs=2,
     prompt_logprobs=0,
     overflow="slide",
+    speculate=4,
 )
 
 
@@ -72,7 +73,7 @@ def test_the_parameters_are_those_of_the_interface():
     )
     sampling = (
         "n best_of temperature top_k top_p min_p typical_p stop include_stop_str_in_output seed logprobs "
-        "prompt_logprobs overflow"
+        "prompt_logprobs overflow speculate"
     )
     assert " ".join(SamplingParams.field_help()) == f"{shared} {sampling}"
     beams = "num_beams length_penalty early_stopping num_return_sequences"
@@ -139,7 +140,17 @@ def test_replace_checks_again():
 
 
 HUGE = pytest.param(10**5000, id="huge")  # more digits than Python prints
-INTEGERS = ["max_tokens", "min_tokens", "no_repeat_ngram_size", "n", "best_of", "top_k", "seed", "logprobs"]
+INTEGERS = [
+    "max_tokens",
+    "min_tokens",
+    "no_repeat_ngram_size",
+    "n",
+    "best_of",
+    "top_k",
+    "seed",
+    "logprobs",
+    "speculate",
+]
 NUMBERS = ["temperature", "top_p", "min_p", "typical_p", "repetition_penalty", "frequency_penalty", "presence_penalty"]
 FLAGS = ["ignore_eos", "include_stop_str_in_output"]
 LISTS = ["allowed_token_ids", "stop_token_ids", "bad_words", "logit_bias"]

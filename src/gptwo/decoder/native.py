@@ -45,6 +45,8 @@ ACTIVATIONS: Final[Mapping[str, int]] = {
 class NativeDecoder:
     """GPT-2 behind the decoder protocol (see there for the methods). Its methods may be called from any thread."""
 
+    exact = True
+
     def __init__(
         self,
         config: GPTConfig,

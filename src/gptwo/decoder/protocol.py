@@ -24,6 +24,10 @@ class Decoder(Protocol):
 
     Every method raises DecoderError for a sequence that is not open. The logits of a sequence never depend on what
     else is in the batch.
+
+    A decoder may have an attribute `exact`. If it is true, the logits of a token are the same bits however the tokens
+    before it came to be held: at once, in parts, one by one, through `fork` and `truncate`, in any mixture. Only then
+    does the engine cut prompts into chunks, let requests share what they begin with, and check drafts.
     """
 
     config: GPTConfig

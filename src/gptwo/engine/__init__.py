@@ -2,5 +2,6 @@
 
 from gptwo.engine.engine import Engine
 from gptwo.engine.output import Choice, Completion, Event, Failure, Piece, TokenLogprob, TopToken
+from gptwo.engine.statistics import Statistics
 
-__all__ = ["Choice", "Completion", "Engine", "Event", "Failure", "Piece", "TokenLogprob", "TopToken"]
+__all__ = ["Choice", "Completion", "Engine", "Event", "Failure", "Piece", "Statistics", "TokenLogprob", "TopToken"]

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from gptwo.decoder.protocol import Decoder, Floats
+from gptwo.decoder.protocol import Floats
 from gptwo.engine.output import Choice, Completion, Event, Piece
+from gptwo.engine.past import Past
 from gptwo.engine.request import Request
-from gptwo.engine.run import Feed
+from gptwo.engine.run import Feed, Resources, Room
 from gptwo.sampling import BeamParams
 from gptwo.sampling.beam import BeamSearch
-from gptwo.tokenizer import Tokenizer
 
 
 class BeamRun:
     """See `run.Run`."""
 
-    def __init__(self, request: Request, decoder: Decoder, tokenizer: Tokenizer | None) -> None:
+    def __init__(self, request: Request, resources: Resources) -> None:
         assert isinstance(request.params, BeamParams)
         self.request, self.width = request, request.params.num_beams
-        self._decoder, self._tokenizer = decoder, tokenizer
+        self._decoder, self._tokenizer = resources.decoder, resources.tokenizer
+        tokenizer = resources.tokenizer
         self._search = BeamSearch(
             request.params,
             request.prompt_ids,
@@ -28,27 +29,37 @@ class BeamRun:
             None if tokenizer is None else tokenizer.vocab_size,
             request.max_tokens,
         )
-        self.done = False
-        self._handles: list[int] = []
-        self._next_tokens: list[list[int]] = [list(request.prompt_ids)]
-        self._position = 0  # of the first of them, the same for every beam
+        self.done = self.waits = False
+        self._prompt = Past(resources)
+        self._prompt_feed: Feed | None = None
+        self._handles: list[int] = []  # empty until the prompt is computed
+        self._next_tokens: list[int] = []
+        self._position = len(request.prompt_ids)  # of these tokens, the same for every beam
 
-    def feeds(self) -> list[Feed]:
+    def feeds(self, room: Room) -> list[Feed]:
         """The prompt; later the last token of each beam."""
-        if not self._handles:
-            self._handles = [self._decoder.open()]
-        return [
-            Feed(handle, self._position, tokens, range(len(tokens) - 1, len(tokens)))
-            for handle, tokens in zip(self._handles, self._next_tokens, strict=True)
-        ]
+        if self._handles:
+            tokens = zip(self._handles, self._next_tokens, strict=True)
+            return [Feed(handle, self._position, [token], 0, range(1), True) for handle, token in tokens]
+        feed = self._prompt_feed = self._prompt.feed(self.request.prompt_ids, room)
+        self.waits = feed is None or not feed.complete
+        return [] if feed is None else [feed]
 
     def accept(self, logits: list[Floats]) -> list[Event]:
         """Advance the search; pieces and the completion come once it is done."""
+        if self._handles:
+            self._position += 1
+        else:
+            assert self._prompt_feed is not None
+            self._prompt.commit(self._prompt_feed, self.request.prompt_ids)
+            if not self._prompt_feed.complete:
+                return []
+            self._handles = [self._prompt_feed.handle]
+            self._prompt.handle = None
         if not self._search.done:
             steps = self._search.advance(np.concatenate([rows[-1:] for rows in logits]))
             self._continue([row for row, _ in steps])
-            self._position += len(self._next_tokens[0])
-            self._next_tokens = [[token_id] for _, token_id in steps]
+            self._next_tokens = [token_id for _, token_id in steps]
         if not self._search.done:
             return []
         self.done = True
@@ -57,6 +68,7 @@ class BeamRun:
 
     def release(self) -> None:
         """Close what is open."""
+        self._prompt.close()
         for handle in self._handles:
             self._decoder.close(handle)
         self._handles = []

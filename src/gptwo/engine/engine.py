@@ -1,34 +1,50 @@
 """The engine: the only place where tokens are made.
 
 Requests come in at any time; every `step()` runs one ragged batch of all that are under way through the decoder,
-chooses tokens, and says what is new. Requests are admitted in the order in which they came, as soon as there is room.
+chooses tokens, and says what is new. Requests are admitted in the order in which they came, as soon as there is room,
+and prompts computed in that order, in chunks, so that nobody waits for more than a chunk of another's.
 An engine is used from one thread at a time.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
 
+from gptwo.config import GPTConfig
 from gptwo.decoder.protocol import Decoder, Floats
 from gptwo.engine.beam_run import BeamRun
 from gptwo.engine.output import Event, Failure
+from gptwo.engine.prefix_cache import BLOCK, PrefixCache
 from gptwo.engine.request import KeepLogits, make_request
-from gptwo.engine.run import Feed, Run
+from gptwo.engine.run import Feed, Resources, Room, Run
 from gptwo.engine.sampling_run import SamplingRun
+from gptwo.engine.statistics import Statistics
 from gptwo.errors import GptwoError
+from gptwo.options import integer
 from gptwo.sampling import BeamParams, SamplingParams
 from gptwo.tokenizer import Tokenizer
+
+PREFIX_BYTES = 256 * 2**20
+# Beyond so many rows a step takes longer by about what each costs, and guesses have nothing to gain.
+DRAFT_ROWS = 16
 
 
 class Engine:
     """Continuous batching over one decoder.
 
     max_sequences: the most sequences under way at a time; a request that is wider is run when nothing else is.
-    max_prefill_tokens: the prompts that one step begins have at most this many tokens, or are a single one.
+    chunk_tokens: the most prompt tokens that a step computes beside the last token of each text under way. A longer
+    prompt goes on in the next step.
+    prefix_blocks: how many blocks of 64 tokens are held for prompts that begin like earlier texts; 0 holds none. None
+    is what 256 MiB hold, and one whole context at least.
+
+    A decoder that does not promise exactness (see the protocol) has its prompts computed whole, nothing reused and
+    nothing drafted, since each would change bits.
     """
 
     def __init__(
@@ -37,10 +53,20 @@ class Engine:
         tokenizer: Tokenizer | None = None,
         *,
         max_sequences: int = 256,
-        max_prefill_tokens: int = 2048,
+        chunk_tokens: int = 256,
+        prefix_blocks: int | None = None,
     ) -> None:
+        """Raises InvalidRequestError for a number out of range."""
+        integer(1)("max_sequences", max_sequences)
+        integer(1)("chunk_tokens", chunk_tokens)
+        integer(0, optional=True)("prefix_blocks", prefix_blocks)
         self._decoder, self._tokenizer = decoder, tokenizer
-        self._max_sequences, self._max_prefill_tokens = max_sequences, max_prefill_tokens
+        self._max_sequences, self._chunk_tokens = max_sequences, chunk_tokens
+        self._exact = bool(getattr(decoder, "exact", False))
+        most_blocks = _default_blocks(decoder.config) if prefix_blocks is None else prefix_blocks
+        self._prefixes = PrefixCache(decoder, most_blocks if self._exact else 0)
+        self._statistics = Statistics()
+        self._resources = Resources(decoder, tokenizer, self._prefixes, self._statistics, self._exact)
         self._waiting: deque[Run] = deque()
         self._running: list[Run] = []
         self._numbers = itertools.count()
@@ -61,7 +87,7 @@ class Engine:
             keep_logits=keep_logits,
         )
         kind = BeamRun if isinstance(params, BeamParams) else SamplingRun
-        self._waiting.append(kind(request, self._decoder, self._tokenizer))
+        self._waiting.append(kind(request, self._resources))
         return request.id
 
     def cancel(self, request_id: int) -> None:
@@ -82,6 +108,20 @@ class Engine:
         """Requests that are under way."""
         return len(self._running)
 
+    @property
+    def prefix_blocks(self) -> int:
+        """Blocks of 64 tokens that are held for prompts to come."""
+        return len(self._prefixes)
+
+    @property
+    def statistics(self) -> Statistics:
+        """What was counted so far."""
+        return dataclasses.replace(self._statistics)
+
+    def clear_prefixes(self) -> None:
+        """Free what is held for prompts to come; requests that are under way go on."""
+        self._prefixes.clear()
+
     def has_work(self) -> bool:
         """Whether `step` would do anything."""
         return bool(self._waiting or self._running)
@@ -92,12 +132,12 @@ class Engine:
         A request that fails ends with a Failure and does not disturb the others. If the forward pass is interrupted, by
         Ctrl-C say, every request is as it was before and the next step does this one's work.
         """
-        self._admit()
-        if not self._running:
+        batch = self._batch()
+        if not batch:
             return []
-        answers = self._answers([run.feeds() for run in self._running])
+        answers = self._answers([feeds for _, feeds in batch])
         events: list[Event] = []
-        for run, answer in zip(self._running, answers, strict=True):
+        for (run, _), answer in zip(batch, answers, strict=True):
             try:
                 if isinstance(answer, GptwoError):
                     raise answer
@@ -105,22 +145,31 @@ class Engine:
             except GptwoError as error:
                 run.done = True
                 events.append(self._fail(run, error))
-        self._running = [run for run in self._running if not run.done]
+        # In the order of their turns for room: whoever has had one stands behind those who wait.
+        self._running = sorted((run for run in self._running if not run.done), key=lambda run: not run.waits)
         return events
 
-    def _admit(self) -> None:
+    def _batch(self) -> list[tuple[Run, list[Feed]]]:
+        """Who takes part in the next step, and with what; new requests too, as long as there is room.
+
+        Who waits for room has it first, then new requests. A text that slides needs room for each of its tokens: after
+        each it comes last and then waits like others, so that it keeps nobody from room and is not kept from it.
+        """
         held = sum(run.width for run in self._running)
-        tokens = 0
-        while self._waiting:
-            run = self._waiting[0]
-            length = min(len(run.request.prompt_ids), self._decoder.config.n_positions)
-            too_wide = held + run.width > self._max_sequences
-            too_long = tokens + length > self._max_prefill_tokens
-            if (held and too_wide) or (tokens and too_long):
-                return
+        room = Room(self._chunk_tokens, DRAFT_ROWS - held, cuts=self._exact)
+        self._prefixes.begin_step()
+        waiting = [run for run in self._running if run.waits]
+        others = [run for run in self._running if not run.waits]
+        batch = [(run, run.feeds(room)) for run in waiting]
+        while self._waiting and room.tokens:
+            width = self._waiting[0].width
+            if held and held + width > self._max_sequences:
+                break
             self._running.append(self._waiting.popleft())
-            held += run.width
-            tokens += length
+            held += width
+            batch.append((self._running[-1], self._running[-1].feeds(room)))
+        batch.extend((run, run.feeds(room)) for run in others)
+        return [(run, feeds) for run, feeds in batch if feeds]
 
     def _answers(self, groups: list[list[Feed]]) -> list[list[Floats] | GptwoError]:
         """For the feeds of each request, the logits (rows, V) of each feed, or why there are none."""
@@ -154,3 +203,8 @@ class Engine:
     def _fail(self, run: Run, error: GptwoError) -> Failure:
         run.release()
         return Failure(run.request.id, error)
+
+
+def _default_blocks(config: GPTConfig) -> int:
+    block_bytes = 2 * 4 * config.n_layer * config.n_embd * BLOCK  # keys and values in float32
+    return max(PREFIX_BYTES // block_bytes, -(-config.n_positions // BLOCK))

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from gptwo.decoder.protocol import Decoder, Floats
+import itertools
+
+import numpy as np
+
+from gptwo.decoder.protocol import Floats
 from gptwo.engine.output import Choice, Completion, Event, Piece, TokenLogprob, TopToken
+from gptwo.engine.past import Past
 from gptwo.engine.request import Request
-from gptwo.engine.run import Feed
+from gptwo.engine.run import Feed, Resources, Room
 from gptwo.engine.sequence import Sequence
+from gptwo.engine.speculation import Speculator
 from gptwo.engine.text import TextAssembler, token_text
 from gptwo.sampling import SamplingParams
 from gptwo.sampling.native import Chosen, Sampler, token_logprobs
-from gptwo.tokenizer import Tokenizer
 
 
 class SamplingRun:
     """See `run.Run`."""
 
-    def __init__(self, request: Request, decoder: Decoder, tokenizer: Tokenizer | None) -> None:
+    def __init__(self, request: Request, resources: Resources) -> None:
         assert isinstance(request.params, SamplingParams)
-        self.request, self.done = request, False
+        self.request, self.done, self.waits = request, False, False
         self._params = request.params
         self.width = self._params.best_of or self._params.n
-        self._decoder, self._tokenizer = decoder, tokenizer
+        self._resources, self._tokenizer = resources, resources.tokenizer
+        self._window = resources.decoder.config.n_positions
         self._chooses_best = self.width > self._params.n
         self._sampler = Sampler(
             self._params,
@@ -29,100 +35,136 @@ class SamplingRun:
             seed=request.seed,
             bad_words=request.bad_words,
             stop_ids=request.stop_ids,
-            vocab_size=None if tokenizer is None else tokenizer.vocab_size,
+            vocab_size=None if self._tokenizer is None else self._tokenizer.vocab_size,
             logprobs=0 if self._params.logprobs is None and self._chooses_best else self._params.logprobs,
         )
-        self._sequences: list[Sequence] = []  # empty until the prompt is prefilled
-        self._first = self._new_sequence(0)
-        self._prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+        # Where the logits of the whole prompt are wanted all of it is computed, and its blocks are not held either:
+        # what is scored is seldom gone on from.
+        self._every_row = self._params.prompt_logprobs is not None or request.keep_logits == "all"
+        self._first = self._new_sequence(0, Past(resources, shares=not self._every_row))
+        self._sequences: list[Sequence] = []  # empty until the prompt is computed
+        self._fed: list[tuple[Sequence, Feed]] = []
+        self._prompt_logprobs: list[TokenLogprob | None] = [None]
         self._prompt_logits: Floats | None = None
 
-    def feeds(self) -> list[Feed]:
-        """The prompt; later the last token of each text that goes on."""
-        if not self._sequences:
-            if self._first.handle is None:
-                self._first.handle = self._decoder.open()
-            return [self._feed(self._first)]
-        return [self._feed(sequence) for sequence in self._active()]
+    def feeds(self, room: Room) -> list[Feed]:
+        """The prompt; later the last token of each text that goes on, and guesses behind it."""
+        self._fed = []
+        for sequence in self._turns():
+            drafts, every_row = self._drafts(sequence, room), self._every_row and not self._sequences
+            feed = sequence.past.feed(sequence.ids, room, drafts, every_row=every_row)
+            if feed is not None:
+                room.drafts -= feed.drafts
+                self._fed.append((sequence, feed))
+        self.waits = not any(feed.complete for _, feed in self._fed)
+        return [feed for _, feed in self._fed]
 
     def accept(self, logits: list[Floats]) -> list[Event]:
-        """Choose a token for each text."""
-        events: list[Event] = []
-        if not self._sequences:
-            rows = [self._finish_prefill(logits[0])] * self.width
-            self._sequences = [self._first]
-            for index in range(1, self.width):
-                self._sequences.append(self._fork(index))
-        else:
-            rows = [row[-1] for row in logits]
-        for sequence, row in zip(self._active(), rows, strict=True):
-            if self.request.max_tokens == 0:
-                sequence.finish_reason = "length"
-                described = None if self._params.logprobs is None else ()
-                piece = Piece(self.request.id, sequence.index, "", logprobs=described, finish_reason="length")
-            else:
-                piece = self._choose(sequence, row)
-            if not self._chooses_best:
-                events.append(piece)
+        """Choose tokens for the texts that were computed to their ends."""
+        pieces: list[Piece] = []
+        for (sequence, feed), rows in zip(self._fed, logits, strict=True):
+            if self._sequences:
+                chosen = self._advance(sequence, feed, rows) if feed.complete else []
+                sequence.past.commit(feed, sequence.ids, accepted=max(0, len(chosen) - 1))
+                pieces.extend(chosen)
+                continue
+            sequence.past.commit(feed, sequence.ids)
+            self._keep_prompt(feed, rows)
+            if feed.complete:
+                self._start_texts()
+                pieces.extend(self._choose(text, rows[-1]) for text in self._sequences)
+        for sequence in self._sequences:
             if sequence.finish_reason is not None:
-                self._close(sequence)
-        if not self._active():
-            self.done = True
-            events.extend(self._complete())
-        return events
+                sequence.past.close()
+        self.done = bool(self._sequences) and not self._active()
+        events: list[Event] = [] if self._chooses_best else [*pieces]
+        return [*events, *self._complete()] if self.done else events
 
     def release(self) -> None:
         """Close what is open."""
         for sequence in self._sequences or [self._first]:
-            self._close(sequence)
+            sequence.past.close()
 
     def _active(self) -> list[Sequence]:
         return [sequence for sequence in self._sequences if sequence.finish_reason is None]
 
-    def _new_sequence(self, index: int) -> Sequence:
-        text = None
+    def _turns(self) -> list[Sequence]:
+        """The texts to compute, in the order in which they get room."""
+        if not self._sequences:
+            return [self._first]
+        if self._params.overflow == "slide":  # which needs room for each token
+            return sorted(self._active(), key=lambda sequence: len(sequence.output_ids))
+        return self._active()
+
+    def _new_sequence(self, index: int, past: Past) -> Sequence:
+        text, speculator = None, None
         if self._tokenizer is not None:
             text = TextAssembler(
                 self._tokenizer.stream(skip_special=True),
                 self._params.stop_strings,
                 include_stop=self._params.include_stop_str_in_output,
             )
-        return Sequence(index=index, handle=None, prompt_ids=self.request.prompt_ids, text=text)
+        # Drafts must not change a bit, which only an exact decoder promises.
+        if self._params.speculate and self._resources.exact:
+            speculator = Speculator(self._params.speculate)
+        return Sequence(index, past, list(self.request.prompt_ids), text, speculator)
 
-    def _fork(self, index: int) -> Sequence:
-        sequence = self._new_sequence(index)
-        assert self._first.handle is not None
-        sequence.handle = self._decoder.fork(self._first.handle)
-        return sequence
+    def _start_texts(self) -> None:
+        """The prompt is computed: let the other texts go on from it."""
+        self._sequences = [self._first]
+        for index in range(1, self.width):
+            self._sequences.append(self._new_sequence(index, self._first.past.fork()))
 
-    def _close(self, sequence: Sequence) -> None:
-        if sequence.handle is not None:
-            self._decoder.close(sequence.handle)
-            sequence.handle = None
+    def _drafts(self, sequence: Sequence, room: Room) -> list[int]:
+        """Guesses that a step has room for, that the model has positions for, and that can all be used."""
+        if sequence.speculator is None or not self._sequences:
+            return []
+        left = self.request.max_tokens - len(sequence.output_ids) - 1
+        return sequence.speculator.draft(sequence.ids, min(room.drafts, left, self._window - len(sequence.ids)))
 
-    def _feed(self, sequence: Sequence) -> Feed:
-        assert sequence.handle is not None
-        prefill = not self._sequences
-        # A prefill that was interrupted behind its forward pass begins again, for rows that may be wanted.
-        held = 0 if prefill else self._decoder.length(sequence.handle)
-        keep, token_ids = sequence.pending(held, self._decoder.config.n_positions)
-        everything = prefill and (self._params.prompt_logprobs is not None or self.request.keep_logits == "all")
-        rows = range(0 if everything else len(token_ids) - 1, len(token_ids))
-        return Feed(sequence.handle, keep, token_ids, rows)
+    def _keep_prompt(self, feed: Feed, logits: Floats) -> None:
+        """Keep what was asked of the logits (rows, V) of a part of the prompt."""
+        count = self._params.prompt_logprobs
+        if count is not None:
+            following = self.request.prompt_ids[feed.keep + 1 : feed.keep + 1 + len(logits)]
+            for token, row in zip(following, logits, strict=False):  # nothing follows the last
+                self._prompt_logprobs.append(self._describe(token_logprobs(row, token, count)))
+        if self.request.keep_logits == "all":
+            if self._prompt_logits is None:
+                length = min(len(self.request.prompt_ids), self._window)
+                self._prompt_logits = np.empty((length, logits.shape[1]), dtype=np.float32)
+            self._prompt_logits[feed.keep : feed.keep + len(logits)] = logits
+        elif self.request.keep_logits == "last" and feed.complete:
+            self._prompt_logits = logits[-1:].copy()
 
-    def _finish_prefill(self, logits: Floats) -> Floats:
-        """Keep what was asked of the prompt's logits (rows, V); the row that the first token is drawn from."""
-        if self._params.prompt_logprobs is not None:
-            count = self._params.prompt_logprobs
-            pairs = zip(self.request.prompt_ids[1:], logits[:-1], strict=True)
-            described = [self._describe(token_logprobs(row, token, count)) for token, row in pairs]
-            self._prompt_logprobs = (None, *described)
-        if self.request.keep_logits != "none":
-            self._prompt_logits = logits if self.request.keep_logits == "all" else logits[-1:]
-        last: Floats = logits[-1]
-        return last
+    def _advance(self, sequence: Sequence, feed: Feed, logits: Floats) -> list[Piece]:
+        """Choose the next token of a text, and one more behind each draft that turns out to be right.
+
+        logits: (1 + drafts, V).
+        """
+        drafts = feed.token_ids[len(feed.token_ids) - feed.drafts :]
+        pieces: list[Piece] = []
+        for row, draft in itertools.zip_longest(logits, drafts):
+            pieces.append(self._choose(sequence, row))
+            if sequence.finish_reason is not None or sequence.output_ids[-1] != draft:
+                break
+        if sequence.speculator is not None and drafts:
+            sequence.speculator.settle(len(drafts), len(pieces) - 1, len(sequence.ids))
+            self._resources.statistics.drafted_tokens += len(drafts)
+            self._resources.statistics.accepted_tokens += len(pieces) - 1
+        return pieces
 
     def _choose(self, sequence: Sequence, logits: Floats) -> Piece:
+        request, params = self.request, self._params
+        if request.max_tokens == 0:
+            sequence.finish_reason = "length"
+            return Piece(
+                request.id,
+                sequence.index,
+                "",
+                logprobs=None if params.logprobs is None else (),
+                finish_reason=sequence.finish_reason,
+            )
         chosen = self._sampler.choose(logits, sequence.index, sequence.output_ids)
         token_id = chosen.token_id
         described: tuple[TokenLogprob, ...] | None = None
@@ -132,7 +174,7 @@ class SamplingRun:
         text = self._append(sequence, token_id)
         sequence.pieces.append(text)
         return Piece(
-            self.request.id,
+            request.id,
             sequence.index,
             text,
             (token_id,),
@@ -144,7 +186,7 @@ class SamplingRun:
     def _append(self, sequence: Sequence, token_id: int) -> str:
         """Add a token to a text and decide whether it ends; the piece of text that is certain now."""
         params, text = self._params, sequence.text
-        sequence.output_ids.append(token_id)
+        sequence.append(token_id)
         count = len(sequence.output_ids)
         may_stop = count > params.min_tokens
         stops = token_id in self.request.stop_ids
@@ -183,7 +225,7 @@ class SamplingRun:
             prompt_token_ids=self.request.prompt_ids,
             choices=choices,
             seed=self.request.seed,
-            prompt_logprobs=self._prompt_logprobs,
+            prompt_logprobs=None if self._params.prompt_logprobs is None else tuple(self._prompt_logprobs),
             prompt_logits=self._prompt_logits,
         )
         return [*pieces, completion]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gptwo.engine.output import Choice, FinishReason, TokenLogprob
+from gptwo.engine.past import Past
+from gptwo.engine.speculation import Speculator
 from gptwo.engine.text import TextAssembler
 
 
@@ -14,35 +16,23 @@ class Sequence:
 
     index: int
     """Which of the request's texts; part of what its random numbers are drawn from."""
-    handle: int | None
-    """The decoder's number for it; None when it holds no memory there."""
-    prompt_ids: tuple[int, ...]
+    past: Past
+    ids: list[int]
+    """Prompt and output."""
     text: TextAssembler | None
     """None where there is no tokenizer."""
+    speculator: Speculator | None = None
+    """None where nothing is guessed."""
     output_ids: list[int] = field(default_factory=list)
     pieces: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
 
-    def pending(self, held: int, window: int) -> tuple[int, list[int]]:
-        """What must be fed to the decoder next, which holds `held` tokens: (keep, tokens).
-
-        The decoder's sequence is to be cut to `keep` tokens first. Once the text is longer than the model's `window`
-        of positions, that is all of it: learned positions cannot be shifted, so the last window is computed anew.
-        """
-        length = len(self.prompt_ids) + len(self.output_ids)
-        if length > window:
-            return 0, self._slice(length - window)
-        # A step that was interrupted after its forward pass is done again: the last token is always fed.
-        held = min(held, length - 1)
-        return held, self._slice(held)
-
-    def _slice(self, start: int) -> list[int]:
-        prompt = len(self.prompt_ids)
-        if start >= prompt:
-            return self.output_ids[start - prompt :]
-        return [*self.prompt_ids[start:], *self.output_ids]
+    def append(self, token_id: int) -> None:
+        """Add a token to the output."""
+        self.ids.append(token_id)
+        self.output_ids.append(token_id)
 
     def to_choice(self, index: int, *, with_logprobs: bool) -> Choice:
         """The finished text, as number `index` of its completion."""

@@ -17,6 +17,7 @@ from gptwo.options import boolean, choice, integer, number, option, refuse_unkno
 from gptwo.sampling.validation import texts, token_biases, token_ids, words
 
 LARGEST_N = 128
+LONGEST_DRAFT = 64
 MOST_STOP_STRINGS = 1024
 MOST_BAD_WORDS = 10_000
 
@@ -163,6 +164,11 @@ class SamplingParams(LogitsOptions):
         "error",
         choice("error", "slide"),
         "Past the model's positions: 'error' refuses, 'slide' recomputes over the last window of tokens.",
+    )
+    speculate: int = option(
+        0,
+        integer(0, LONGEST_DRAFT),
+        "Guess up to this many tokens from the text so far and check them at once: faster, the same text; 0 is off.",
     )
 
     def __post_init__(self) -> None:
