@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 def tiers() -> list[str]: ...
+def read_bandwidth(*, bytes: int, threads: int, seconds: float) -> float: ...  # noqa: A002
 
 class Model:
     def __init__(
