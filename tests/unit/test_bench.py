@@ -120,7 +120,7 @@ def contender(peer: str, seconds: float, peak: int = 2**20, weights: str = "int8
 
 def test_ratios_are_against_the_fastest_peer_of_the_same_format():
     found = ratios(
-        [contender("gptwo", 0.002), contender("openvino", 0.005), contender("llama_cpp", 0.004),
+        [contender("gptwo", 0.002), contender("openvino", 0.005, 2**21), contender("llama_cpp", 0.004),
          contender("transformers", 0.001, weights="f32")]
     )  # fmt: skip
     assert [ratio.line() for ratio in found] == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def draw_ladder(climbed: Sequence[Climbed], path: Path, *, title: str, caption: 
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context({"font.family": ["DejaVu Sans"], "font.size": 11}):
-        figure = Figure(figsize=(10, 1.5 + 0.56 * len(climbed)), dpi=160, facecolor="white", layout="none")
+        figure = Figure(figsize=(10, 1.5 + 0.56 * len(climbed)), dpi=160, facecolor="white")
         height = figure.get_figheight()
         axes = figure.add_axes((0.265, 0.62 / height, 0.625, 1.0 - 1.5 / height))
         times = [1e3 * step.times.minimum for step in climbed]
@@ -36,16 +37,16 @@ def draw_ladder(climbed: Sequence[Climbed], path: Path, *, title: str, caption: 
         axes.set_xlim(low, max(times) * 1.6)
         axes.set_ylim(len(times) - 0.45, -0.55)
         axes.set_yticks(range(len(times)), [_name(i, step) for i, step in enumerate(climbed)], color=INK)
-        axes.tick_params(left=False, bottom=False, labelbottom=False, pad=8)
+        axes.tick_params(which="both", left=False, bottom=False, labelbottom=False, pad=8)
         axes.spines[:].set_visible(False)
         for i, now in enumerate(times):
             axes.annotate(
-                f"{now:.3g} ms" if now < 100 else f"{now:.0f} ms",
+                f"{_figures(now)} ms",
                 (now, i), xytext=(6, 0), textcoords="offset points", va="center", color=INK, weight="bold",
             )  # fmt: skip
             if i:
                 axes.annotate(
-                    f"{times[i - 1] / now:.2f}x",
+                    f"{_figures(times[i - 1] / now)}x",
                     (low, i), xytext=(8, 0), textcoords="offset points", va="center", color="white", size=10,
                 )  # fmt: skip
         figure.text(0.02, 1.0 - 0.34 / height, title, size=15, weight="bold", color=INK, va="center")
@@ -61,3 +62,8 @@ def draw_ladder(climbed: Sequence[Climbed], path: Path, *, title: str, caption: 
 
 def _name(number: int, step: Climbed) -> str:
     return step.rung.name if number == 0 else f"+ {step.rung.name}"
+
+
+def _figures(value: float) -> str:
+    """Three figures: 0.950, 9.50, 95.0, 950."""
+    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"

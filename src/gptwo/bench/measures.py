@@ -214,10 +214,8 @@ def decode_seconds(decoder: Decoder, context: int, steps: int, sequences: int = 
     """Seconds of one step of `sequences` sequences that begin with `context` positions each, greedily."""
     opened = [decoder.open() for _ in range(sequences)]
     try:
-        first = None
-        for number, sequence in enumerate(opened):
-            logits = append(decoder, [sequence], [prompt(decoder.config, context, seed=number)])
-            first = logits if first is None else np.concatenate([first, logits])
+        prompts = [prompt(decoder.config, context, seed=number) for number in range(sequences)]
+        first = np.concatenate([append(decoder, [one], [ids]) for one, ids in zip(opened, prompts, strict=True)])
 
         def run() -> None:
             logits = first

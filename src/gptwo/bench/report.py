@@ -98,8 +98,8 @@ class Report:
             f"Each engine in its own process, {_threads(self.threads)}, the same weights and prompts, greedy, nothing "
             f"ends a text. Decode: after {sizes.prompt} tokens, {sizes.tokens} more, the prompt's time taken off. "
             f"Prefill: {sizes.prefill} tokens to the first new one. Batch: {sizes.sequences} sequences of "
-            f"{sizes.batch_tokens} new tokens at once. Start: from the start of a process, files in the system's cache, "
-            "to the first token, and the most memory that it held. Minimum / median. Agrees: how many of the first 16 "
+            f"{sizes.batch_tokens} new tokens at once. Start: from the start of a process, files in the system's "
+            "cache, to the first token, and the most memory that it held. Minimum / median. Agrees: how many of the first 16 "
             "greedy tokens are those of gptwo in f32."
         )
 
@@ -134,7 +134,7 @@ class Report:
 
     def save(self, directory: Path) -> Path:
         """Write `<date>-<model>.md` and `.json` into a directory; the path of the first. Raises BenchError."""
-        stem = re.sub(r"[^\w.-]+", "-", f"{self.machine.date[:16]}-{self.model}").replace(":", "")
+        stem = re.sub(r"[^\w.-]+", "-", f"{self.machine.date[:16].replace(':', '')}-{self.model}")
         path = directory / f"{stem}.md"
         try:
             directory.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""`python -m worker ENGINE {"path": ..., "format": ..., "threads": ...}`, or `{"convert": {...}}`, which makes files."""
+"""`python -m worker ENGINE {"path": ..., "format": ..., "threads": ...}`, or `{"convert": {...}}` for files."""
 
 from __future__ import annotations
 
