@@ -99,8 +99,8 @@ class Report:
             f"ends a text. Decode: after {sizes.prompt} tokens, {sizes.tokens} more, the prompt's time taken off. "
             f"Prefill: {sizes.prefill} tokens to the first new one. Batch: {sizes.sequences} sequences of "
             f"{sizes.batch_tokens} new tokens at once. Start: from the start of a process, files in the system's "
-            "cache, to the first token, and the most memory that it held. Minimum / median. Agrees: how many of the first 16 "
-            "greedy tokens are those of gptwo in f32."
+            "cache, to the first token, and the most memory that it held. Minimum / median. Agrees: how many of the "
+            "first 16 greedy tokens are those of gptwo in f32."
         )
 
     def _peer_tables(self) -> list[str]:
