@@ -9,6 +9,7 @@
 #include <optional>
 #include <stdexcept>
 
+#include "bandwidth.hpp"
 #include "bindings_sampler.hpp"
 #include "errors.hpp"
 #include "model.hpp"
@@ -56,6 +57,14 @@ NB_MODULE(_native, m) {
         for (const Kernels* tier : available_tiers()) names.push_back(tier->name);
         return names;
     });
+
+    m.def(
+        "read_bandwidth",
+        [](size_t bytes, int threads, double seconds) {
+            nb::gil_scoped_release released;
+            return read_bandwidth(bytes, threads, seconds);
+        },
+        nb::kw_only(), "bytes"_a, "threads"_a, "seconds"_a);
 
     nb::class_<Model>(m, "Model")
         .def(

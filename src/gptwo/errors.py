@@ -90,6 +90,10 @@ class TrainingError(GptwoError):
     """A training run that cannot start, go on, or save."""
 
 
+class BenchError(GptwoError):
+    """A measurement that could not be made: another engine that does not answer, or cannot be given the weights."""
+
+
 def nearest_name(name: str, known: Iterable[str]) -> str:
     """A hint for an unknown name: `; did you mean 'top_p'?`, or the names that exist when none is near.
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "top": ("gptwo.cli.top", "Show the likeliest next tokens after each prompt."),
     "score": ("gptwo.cli.score", "Measure how well a model predicts a text."),
     "quantize": ("gptwo.cli.quantize", "Pack a model's weights: smaller and faster."),
+    "bench": ("gptwo.cli.bench", "Measure speed: ours, step by step, and other engines."),
     "prepare": ("gptwo.cli.prepare", "Turn texts into data for training."),
     "train": ("gptwo.cli.train", "Train a model, or go on with a run."),
 }

@@ -1,0 +1,59 @@
+"""Timing several things fairly: turn by turn, so that what disturbs the machine for a while disturbs them all."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+Key = TypeVar("Key")
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of several repetitions of one thing, in the order in which they were taken."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def minimum(self) -> float:
+        """The fastest repetition: what the machine can do."""
+        return min(self.seconds)
+
+    @property
+    def median(self) -> float:
+        """The middle repetition: what it does."""
+        return statistics.median(self.seconds)
+
+
+def turn_by_turn(
+    tasks: Mapping[Key, Callable[[], float]],
+    repetitions: int,
+    *,
+    pause: float = 0.0,
+    done: Callable[[Key], None] = lambda key: None,
+) -> dict[Key, Times]:
+    """Run every task once, then every task again, `repetitions` times; the seconds that each says it took.
+
+    A round before the first is not counted. pause: seconds of rest before each, for threads of the one before that
+    still spin. done: called after each run, with the key of the task.
+    """
+    seconds: dict[Key, list[float]] = {key: [] for key in tasks}
+    for repetition in range(repetitions + 1):
+        for key, task in tasks.items():
+            if pause:
+                time.sleep(pause)
+            taken = task()
+            if repetition:
+                seconds[key].append(taken)
+            done(key)
+    return {key: Times(tuple(taken)) for key, taken in seconds.items()}
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that `work` takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
