@@ -115,7 +115,7 @@ void Model::set_mapped(const std::string& name, const uint8_t* data, size_t byte
     if (expected == 0 || bytes != expected || reinterpret_cast<uintptr_t>(data) % 64 != 0)
         throw std::invalid_argument("tensor " + name + " cannot be mapped: it has " + std::to_string(bytes) + " bytes, not " +
                                     std::to_string(expected) + ", or does not begin on a cache line");
-    auto guard = lock();
+    Guard guard(*this);
     Slot& slot = slots_.at(name);
     if (slot.matrix)
         *slot.matrix = PackedMatrix(slot.format, slot.outputs_first ? slot.columns : slot.rows,
@@ -133,7 +133,7 @@ const uint8_t* Model::packed(const std::string& name) const {
 }
 
 std::string Model::first_not_finite() {
-    auto guard = lock();
+    Guard guard(*this);
     for (const auto& [name, slot] : slots_) {
         if (slot.matrix && !slot.matrix->finite()) return name;
         float check = 0.0f;
