@@ -55,7 +55,9 @@ def test_a_directory_and_its_weights_file_are_read_alike(tmp_path: Path) -> None
 def test_what_is_no_checkpoint_is_refused_with_the_formats_that_are(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     for path in (tmp_path, tmp_path / "notes.txt"):
-        with pytest.raises(CheckpointError, match=r"no known format is there \(packed: .*; transformers: .*; nanogpt: .*ckpt.pt"):
+        with pytest.raises(
+            CheckpointError, match=r"no known format is there \(packed: .*; transformers: .*; nanogpt: .*ckpt.pt"
+        ):
             load_checkpoint(path)
 
 
