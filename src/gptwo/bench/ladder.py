@@ -151,7 +151,9 @@ def _through_engine(decoder: Decoder, prompt_ids: Sequence[int], tokens: int, dr
     start = time.perf_counter()
     while engine.has_work():
         engine.step()
-    return (time.perf_counter() - start) / tokens
+    seconds = time.perf_counter() - start
+    engine.clear_prefixes()
+    return seconds / tokens
 
 
 def ladder_lines(climbed: Sequence[Climbed]) -> list[str]:

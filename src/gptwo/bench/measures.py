@@ -238,7 +238,10 @@ def engine_seconds(decoder: Decoder, context: int, steps: int, params: SamplingP
         while engine.has_work():
             engine.step()
 
-    return timed(run) / steps
+    try:
+        return timed(run) / steps
+    finally:
+        engine.clear_prefixes()
 
 
 def _values(params: SamplingParams) -> dict[str, Any]:

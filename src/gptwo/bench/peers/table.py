@@ -99,6 +99,6 @@ def missing(peer: Peer, python: str) -> str | None:
             [python, "-c", script, *peer.needs], capture_output=True, text=True, timeout=60, check=True
         )
     except (OSError, subprocess.SubprocessError) as error:
-        return f"{python} cannot be run ({type(error).__name__})"
+        return f"its Python cannot be run ({type(error).__name__})"
     absent = found.stdout.split()
-    return f"{python} lacks {', '.join(absent)}" if absent else None
+    return f"its Python lacks {', '.join(absent)}" if absent else None
