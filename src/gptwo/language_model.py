@@ -71,6 +71,7 @@ def load(
     *,
     weights: str = "auto",
     backend: str = "auto",
+    cache: str = "auto",
     threads: int | None = None,
     device: str = "cpu",
     revision: str | None = None,
@@ -80,8 +81,9 @@ def load(
     """Load a model: an embedded name (`shakespeare`), else a local directory or file, else a name on the hub.
 
     weights: the type they are held in: `f32`, `bf16`, and in the core `int8` or `int4`; `auto` keeps what the file
-    holds. backend: `native` (the compiled core), `reference` (PyTorch) or `auto`, the core on a CPU. threads: None
-    leaves the choice to the backend. device: a PyTorch device. revision: a branch, tag or commit on the hub.
+    holds. backend: `native` (the compiled core), `reference` (PyTorch) or `auto`, the core on a CPU. cache: the type
+    of keys and values in the core, `f32`, `bf16` or `auto`: f32 beside f32 weights, else bf16. threads: None leaves the
+    choice to the backend. device: a PyTorch device. revision: a branch, tag or commit on the hub.
     tokenizer: one to use in place of the checkpoint's own, or a directory or file that holds it. progress: show a bar
     while downloading.
 
@@ -102,7 +104,7 @@ def load(
             f"checkpoint {checkpoint.path}: tensor wte.weight has shape {shape}, "
             f"but a tokenizer of {found.vocab_size} tokens needs {(found.vocab_size, shape[1])}"
         )
-    decoder = open_decoder(checkpoint, backend=backend, weights=weights, threads=threads, device=device)
+    decoder = open_decoder(checkpoint, backend=backend, weights=weights, cache=cache, threads=threads, device=device)
     return LanguageModel(decoder, found, name=str(name))
 
 

@@ -18,7 +18,8 @@ def configs(draw) -> GPTConfig:
     return tiny_config(
         vocab_size=draw(st.integers(20, 130)),
         n_head=heads,
-        n_embd=heads * draw(st.integers(2, 40)),
+        # A layer norm over two channels says little but which is the larger, and turns a last bit into a large error.
+        n_embd=heads * draw(st.integers(-(-8 // heads), 40)),
         n_layer=draw(st.integers(1, 3)),
         n_inner=draw(st.none() | st.integers(1, 150)),
         activation_function=draw(st.sampled_from(ACTIVATIONS)),

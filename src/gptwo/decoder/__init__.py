@@ -12,10 +12,11 @@ from gptwo.errors import BackendWarning, InvalidRequestError, MissingDependencyE
 from gptwo.options import MOST_THREADS, integer, shown
 
 if TYPE_CHECKING:
-    from gptwo.decoder.native import Weights
+    from gptwo.decoder.native import Cache, Weights
 
 BACKENDS = ("auto", "native", "reference")
 WEIGHTS = ("auto", "f32", "bf16", "int8", "int4")
+CACHES = ("auto", "f32", "bf16")
 
 
 def open_decoder(
@@ -23,6 +24,7 @@ def open_decoder(
     *,
     backend: str = "auto",
     weights: str = "auto",
+    cache: str = "auto",
     threads: int | None = None,
     device: str = "cpu",
 ) -> Decoder:
@@ -31,14 +33,15 @@ def open_decoder(
     backend: `native` is the compiled core, on a CPU; `reference` is PyTorch; `auto` is the core on a CPU and PyTorch on
     other devices, and, with a BackendWarning, for a model that the core cannot run. weights: the type that the weights
     are held in; only the core has `int8` and `int4`. `auto` keeps what the file holds: the format of packed weights,
-    `bf16` in the core if all matrices are bfloat16, else `f32`. threads: None leaves the choice to the backend.
-    device: a PyTorch device.
+    `bf16` in the core if all matrices are bfloat16, else `f32`. cache: the type of keys and values in the core;
+    `auto` is f32 beside f32 weights, else bf16; the reference keeps them like its weights. threads: None leaves the
+    choice to the backend. device: a PyTorch device.
 
     Raises InvalidRequestError for a value that is not known or that the backend or the checkpoint does not have,
     CheckpointError for packed weights that do not fit, NumericalError for weights that are not finite,
     MissingDependencyError if PyTorch is needed and absent, OutOfMemoryError.
     """
-    for name, value, known in (("backend", backend, BACKENDS), ("weights", weights, WEIGHTS)):
+    for name, value, known in (("backend", backend, BACKENDS), ("weights", weights, WEIGHTS), ("cache", cache, CACHES)):
         if value not in known:
             raise InvalidRequestError(f"{name} {shown(value)} is not known{nearest_name(str(value), known)}", name)
     integer(1, MOST_THREADS, optional=True)("threads", threads)
@@ -54,6 +57,7 @@ def open_decoder(
             checkpoint.tensors,
             weights=cast("Weights", _held(checkpoint) if weights == "auto" else weights),
             packed=checkpoint.packed,
+            cache=cast("Cache", cache),
             threads=threads,
         )
     if weights not in ("auto", "f32", "bf16"):

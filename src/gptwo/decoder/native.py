@@ -23,6 +23,7 @@ from gptwo.decoder.protocol import Floats, Integers
 from gptwo.errors import CheckpointError, InvalidRequestError, NumericalError, OutOfMemoryError, nearest_name
 
 Weights = Literal["f32", "bf16", "int8", "int4"]
+Cache = Literal["auto", "f32", "bf16"]
 
 LAYOUT_VERSION: Final = _native.LAYOUT_VERSION
 """Of packed matrices; a file that was packed in another cannot be read."""
@@ -54,15 +55,16 @@ class NativeDecoder:
         *,
         weights: Weights = "f32",
         packed: Packed | None = None,
-        cache: Literal["f32", "bf16"] = "f32",
+        cache: Cache = "auto",
         threads: int | None = None,
     ) -> None:
         """Hand the weights to the core, which packs them into its layout, or maps them if they are `packed`.
 
         tensors: all those of the configuration, by canonical name. weights: f32, bf16, int8 (blocks of 64 inputs) or
         int4 (blocks of 32; embedding and head int8). packed: that of a packed checkpoint, whose format then is the one
-        that `weights` must name. cache: how keys and values are kept. threads: None takes GPTWO_THREADS, else the CPUs
-        that this process may use. GPTWO_ISA names an instruction set other than the fastest.
+        that `weights` must name. cache: how keys and values are kept; `auto` is f32 beside f32 weights, else bf16,
+        which halves what a long text reads. threads: None takes GPTWO_THREADS, else the CPUs that this process may use.
+        GPTWO_ISA names an instruction set other than the fastest.
 
         Raises CheckpointError for a tensor that is missing, of another dtype or shape, or packed in another way,
         NumericalError for weights that are not finite, InvalidRequestError for an environment variable that says what
@@ -85,7 +87,7 @@ class NativeDecoder:
             activation=ACTIVATIONS[config.activation_function],
             attention_scales=[config.attention_scale(layer) for layer in range(config.n_layer)],
             format=FORMATS[weights],
-            bf16_cache=cache == "bf16",
+            bf16_cache=cache == "bf16" or (cache == "auto" and weights != "f32"),
             threads=threads if threads is not None else default_threads(),
             tier=chosen_tier(),
         )
