@@ -72,6 +72,10 @@ NB_MODULE(_native, m) {
             [](Model* self, int vocab_size, int n_positions, int width, int inner, int heads, float epsilon, bool tied,
                int activation, std::vector<float> attention_scales, int format, bool bf16_cache, int threads,
                const std::string& tier) {
+                if (vocab_size < 1 || n_positions < 1 || width < 1 || inner < 1 || heads < 1 || width % heads != 0 ||
+                    attention_scales.empty() || threads < 1 || activation < int(Activation::gelu) ||
+                    activation > int(Activation::tanh) || format < int(Format::f32) || format > int(Format::int4))
+                    throw std::invalid_argument("no model has such a shape");
                 const Kernels& kernels = choose_tier(tier);
                 Config config{vocab_size,      n_positions, width, inner, int(attention_scales.size()),
                               heads,           epsilon,     tied,  Activation(activation),
@@ -89,6 +93,9 @@ NB_MODULE(_native, m) {
                     shape.push_back(tensor.shape(i));
                     strides.push_back(tensor.stride(i));
                 }
+                const size_t inputs = name == "wte.weight" || name == "lm_head.weight" ? tensor.shape(1) : tensor.shape(0);
+                if (fold && (tensor.ndim() != 2 || fold->shape(0) != inputs))
+                    throw std::invalid_argument("one factor of the fold for each input");
                 const float* factors = fold ? fold->data() : nullptr;
                 nb::gil_scoped_release released;
                 self.set(name, tensor.data(), shape, strides, factors);
@@ -129,7 +136,9 @@ NB_MODULE(_native, m) {
                  nb::gil_scoped_release released;
                  self.forward(tokens.data(), sequences.data(), positions.data(), int64_t(n), rows.data(), int64_t(wanted),
                               logits.data());
-             })
+             },
+             "tokens"_a.noconvert(), "sequences"_a.noconvert(), "positions"_a.noconvert(), "rows"_a.noconvert(),
+             "logits"_a.noconvert())  // a converted copy of the logits would be filled in vain
         .def_prop_ro("blocks_in_use", &Model::blocks_in_use)
         .def_prop_ro("tier", &Model::tier)
         .def_prop_ro("threads", &Model::threads)

@@ -42,9 +42,7 @@ class Cache {
 
     int padded_head_size() const { return padded_; }
     bool bf16() const { return bf16_; }
-    size_t block_bytes() const { return block_bytes_; }
     int64_t blocks_in_use() const { return in_use_; }
-    size_t sequences() const { return sequences_.size(); }
 
   private:
     // A block that the last sequence lets go of is kept for the next, up to a number: fresh memory costs time.

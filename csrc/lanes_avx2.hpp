@@ -69,7 +69,7 @@ inline __m256i broadcast_four(const void* p) {
     std::memcpy(&four, p, 4);
     return _mm256_set1_epi32(four);
 }
-// Sixteen quantised activations, integers from -127 to 127.
+// Sixteen quantised activations, integers of one byte.
 inline void store_bytes(int8_t* q, I x) {
     __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xd8);
     _mm_storeu_si128((__m128i*)q, _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));

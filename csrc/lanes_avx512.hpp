@@ -68,7 +68,7 @@ inline void load_int4(const uint8_t* p, W4& low, W4& high) {
 }
 inline X4 broadcast_int4(const int8_t* q) { return broadcast_four(q); }
 
-// Sixteen quantised activations, integers from -127 to 127.
+// Sixteen quantised activations, integers of one byte.
 inline void store_bytes(int8_t* q, I x) { _mm_storeu_si128((__m128i*)q, _mm512_cvtepi32_epi8(x.v)); }
 using X8 = __m512i;
 inline W8 load_int8(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }

@@ -62,11 +62,15 @@ inline float half_to_float(uint16_t h) {
     float value;
     std::memcpy(&value, &shifted, 4);
     value *= 0x1p112f;
+    if ((h & 0x7c00) == 0x7c00) {  // infinity and NaN stay what they are
+        shifted |= 0x7f800000;
+        std::memcpy(&value, &shifted, 4);
+    }
     return (h & 0x8000) ? -value : value;
 }
 inline F load_half(const uint16_t* p) { F r; GPTWO_EACH(r.v[i] = half_to_float(p[i])) return r; }
 
-// Sixteen quantised activations, integers from -127 to 127.
+// Sixteen quantised activations, integers of one byte.
 inline void store_bytes(int8_t* q, I x) { GPTWO_EACH(q[i] = int8_t(x.v[i])) }
 
 // 64 bytes of an integer matrix: 16 outputs x 4 inputs, unsigned.

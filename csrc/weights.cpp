@@ -30,6 +30,10 @@ float from_half(uint16_t value) {
     float result;
     std::memcpy(&result, &shifted, 4);
     result *= 0x1p112f;
+    if ((value & 0x7c00) == 0x7c00) {  // infinity and NaN stay what they are, for `finite` to find
+        shifted |= 0x7f800000;
+        std::memcpy(&result, &shifted, 4);
+    }
     return value & 0x8000 ? -result : result;
 }
 

@@ -238,3 +238,12 @@ def test_the_formats_take_the_memory_that_they_promise():
     assert size["bf16"] - rest == matrices / 2
     assert size["int8"] - rest == matrices / 4 * (1 + 4 / 64)
     assert size["int4"] - rest < matrices * 0.19
+
+
+@pytest.mark.parametrize("wrong", [[1.7], [2**63], [[1]], ["a"]])
+def test_token_ids_that_are_no_row_of_integers_are_refused(wrong):
+    decoder = native(tiny_config(), random_arrays(tiny_config()))
+    sequence = decoder.open()
+    with pytest.raises(DecoderError, match="token ids must be a row of 64-bit integers"):
+        decoder.forward(wrong, [sequence], [0], [0])
+    assert decoder.length(sequence) == 0

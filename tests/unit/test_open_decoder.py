@@ -34,7 +34,7 @@ def test_auto_is_the_core_with_what_the_file_holds(tmp_path: Path, dtype: str, h
 
 def test_bfloat16_in_the_core_is_exactly_what_the_file_holds(tmp_path: Path) -> None:
     opened = checkpoint(tmp_path, "BF16")
-    kept, widened = (open_decoder(opened, weights=weights, threads=1) for weights in ("auto", "f32"))
+    kept, widened = (open_decoder(opened, weights=weights, cache="f32", threads=1) for weights in ("auto", "f32"))
     np.testing.assert_array_equal(all_logits(kept, range(20)), all_logits(widened, range(20)))
 
 

@@ -75,6 +75,7 @@ def command(**options: Any) -> None:
     from gptwo.options import MOST_THREADS, integer
 
     integer(1, MOST_THREADS, optional=True)("threads", options["threads"])
+    _check_peers(options)
     threads = options["threads"] or default_threads()
     checkpoint, name = _checkpoint(options["model"], options["shape"])
     machine = this_machine()
@@ -104,16 +105,36 @@ def command(**options: Any) -> None:
     _leave(report, options)
 
 
+def _check_peers(options: dict[str, Any]) -> None:
+    """A mistake in what is said of peers is met before anything is measured; naming one asks for them."""
+    from gptwo.bench.peers.table import PEERS as TABLE
+    from gptwo.bench.peers.table import pythons
+    from gptwo.errors import InvalidRequestError, nearest_name
+
+    unknown = [name for name in options["only"] if name not in TABLE]
+    if unknown:
+        raise InvalidRequestError(f"no peer {unknown[0][:60]!r}{nearest_name(unknown[0], TABLE)}", param="peer")
+    pythons(options["peer_python"])
+    options["peers"] = options["peers"] or bool(options["only"])
+
+
 def _checkpoint(model: str | None, shape: str | None) -> tuple[Checkpoint, str]:
     from gptwo.bench.random_model import random_checkpoint
     from gptwo.checkpoint import load_checkpoint
+    from gptwo.errors import InvalidRequestError
 
     if model is None:
         shape = shape or "gpt2"
         return random_checkpoint(shape), f"{shape}-shape, random weights"
     if shape is not None:
         raise click.UsageError("MODEL brings its own shape; give one or the other")
-    return load_checkpoint(model, progress=True), model
+    checkpoint = load_checkpoint(model, progress=True)
+    if checkpoint.packed is not None:
+        raise InvalidRequestError(
+            f"{checkpoint.path} is packed as {checkpoint.packed.weights}; name the checkpoint that it was made from, "
+            "which is measured in every format"
+        )
+    return checkpoint, model
 
 
 def _thread_counts(threads: int) -> list[int]:
@@ -180,11 +201,7 @@ def _peers(report: Report, checkpoint: Checkpoint, formats: Any, options: dict[s
     from gptwo.bench.peers.model_files import ModelFiles, default_cache
     from gptwo.bench.peers.table import PEERS as TABLE
     from gptwo.bench.peers.table import missing, pythons
-    from gptwo.errors import InvalidRequestError, nearest_name
 
-    unknown = [name for name in options["only"] if name not in TABLE]
-    if unknown:
-        raise InvalidRequestError(f"no peer {unknown[0][:60]!r}{nearest_name(unknown[0], TABLE)}", param="peer")
     interpreters = pythons(options["peer_python"])
     chosen = [peer for name, peer in TABLE.items() if not options["only"] or name in options["only"]]
     absent = {peer.title: reason for peer in chosen if (reason := missing(peer, interpreters[peer.name]))}

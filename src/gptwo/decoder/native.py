@@ -20,7 +20,15 @@ from gptwo.checkpoint.packed_format import CACHE_LINE, UNFOLD, is_matrix
 from gptwo.checkpoint.stored import Array
 from gptwo.config import GPTConfig
 from gptwo.decoder.protocol import Floats, Integers
-from gptwo.errors import CheckpointError, InvalidRequestError, NumericalError, OutOfMemoryError, nearest_name
+from gptwo.errors import (
+    CheckpointError,
+    DecoderError,
+    InvalidRequestError,
+    NumericalError,
+    OutOfMemoryError,
+    nearest_name,
+)
+from gptwo.options import MOST_THREADS
 
 Weights = Literal["f32", "bf16", "int8", "int4"]
 Cache = Literal["auto", "f32", "bf16"]
@@ -96,10 +104,15 @@ class NativeDecoder:
                 raise CheckpointError(f"tensor {name} is missing")
             if tensors[name].shape != shape and not (packed and is_matrix(name)):
                 raise CheckpointError(f"tensor {name} has shape {tensors[name].shape}, expected {shape}")
-        if packed is None:
-            self._pack(tensors, weights)
-        else:
-            self._map(tensors, packed)
+        try:
+            if packed is None:
+                self._pack(tensors, weights)
+            else:
+                self._map(tensors, packed)
+        except OutOfMemoryError:
+            raise
+        except MemoryError as error:
+            raise OutOfMemoryError(f"there is not enough memory for the weights as {weights}") from error
         self._core.check_complete()
 
     def _pack(self, tensors: Mapping[str, StoredTensor], weights: Weights) -> None:
@@ -201,17 +214,17 @@ class NativeDecoder:
         try:
             logits = np.empty((len(rows), self.config.vocab_size), dtype=np.float32)
             self._core.forward(
-                np.ascontiguousarray(token_ids, dtype=np.int64),
-                np.ascontiguousarray(sequence, dtype=np.int64),
-                np.ascontiguousarray(positions, dtype=np.int64),
-                np.ascontiguousarray(rows, dtype=np.int64),
+                _integers(token_ids, "token ids"),
+                _integers(sequence, "sequence numbers"),
+                _integers(positions, "positions"),
+                _integers(rows, "rows"),
                 logits,
             )
         except NumericalError:
             self._explain()
             raise
         except MemoryError as error:
-            raise OutOfMemoryError(f"there is not enough memory for the logits of {len(rows)} tokens") from error
+            raise OutOfMemoryError(f"there is not enough memory for a step of {len(token_ids)} tokens") from error
         return logits
 
     def _explain(self) -> None:
@@ -231,14 +244,24 @@ def unsupported(config: GPTConfig) -> str | None:
     return None
 
 
+def _integers(values: npt.ArrayLike, what: str) -> Integers:
+    """As int64 (N,), without a copy if they are. Raises DecoderError for what is not whole numbers of 64 bits."""
+    array = np.asarray(values)
+    if array.size == 0:
+        return np.zeros(0, dtype=np.int64)
+    if array.ndim != 1 or array.dtype.kind not in "iu" or (array.dtype.kind == "u" and int(array.max()) >= 1 << 63):
+        raise DecoderError(f"{what} must be a row of 64-bit integers")
+    return np.ascontiguousarray(array, dtype=np.int64)
+
+
 def default_threads() -> int:
     """GPTWO_THREADS if it is set, else the CPUs that this process may use. Raises InvalidRequestError."""
     wanted = os.environ.get("GPTWO_THREADS", "")
     if not wanted:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not wanted.isascii() or not wanted.isdecimal() or not 1 <= int(wanted[:6]) <= 4096:
+    if not wanted.isascii() or not wanted.isdecimal() or not 1 <= int(wanted[:6]) <= MOST_THREADS:
         raise InvalidRequestError(
-            f"GPTWO_THREADS is {wanted[:20]!r}, expected a number from 1 to 4096", param="threads"
+            f"GPTWO_THREADS is {wanted[:20]!r}, expected a number from 1 to {MOST_THREADS}", param="threads"
         )
     return int(wanted)
 
