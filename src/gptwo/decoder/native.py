@@ -26,7 +26,6 @@ from gptwo.errors import (
     InvalidRequestError,
     NumericalError,
     OutOfMemoryError,
-    nearest_name,
 )
 from gptwo.options import MOST_THREADS
 
@@ -271,8 +270,9 @@ def chosen_tier() -> str:
     wanted = os.environ.get("GPTWO_ISA", "")
     known = _native.tiers()
     if wanted and wanted not in known:
-        hint = nearest_name(wanted, known)
-        raise InvalidRequestError(f"GPTWO_ISA {wanted[:20]!r} is not an instruction set that this machine has{hint}")
+        raise InvalidRequestError(
+            f"GPTWO_ISA {wanted[:20]!r} is not an instruction set that this machine has: {', '.join(known)}"
+        )
     return wanted
 
 
