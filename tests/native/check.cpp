@@ -1,6 +1,6 @@
-// The core without Python: prints a hash of all logits for each model, format and cache, and holds that the bits are the
-// same in every scenario, with every number of threads and on every tier. The hashes are the same for every compiler,
-// machine and set of instructions; tests/native/builds.py compares them.
+// The core without Python: prints a hash of all logits for each model, format and cache, and of what the sampler makes of
+// random rows. The bits are the same in every scenario, with every number of threads and on every tier, and the hashes for
+// every compiler, machine and set of instructions; tests/native/builds.py compares them.
 //
 //   gptwo_check [--tiers portable,avx2] [--threads 1,2,4] [--shapes odd,blocks] [--brief] [--no-fork] [--loop-cost]
 //
@@ -19,7 +19,9 @@
 #include <sstream>
 #include <thread>
 
+#include "bandwidth.hpp"
 #include "check_pool.hpp"
+#include "check_sampler.hpp"
 #include "errors.hpp"
 #include "scenarios.hpp"
 #include "tiers.hpp"
@@ -204,6 +206,8 @@ int run(int count, char** words) {
                 for (bool bf16_cache : {false, true}) check_model(shape, format, bf16_cache, options, tiers);
     for (int threads : {1, 2, 4, 16}) check_pool(threads);
     check_two_pools();
+    check_sampler();
+    require(read_bandwidth(size_t(1) << 23, 2, 0.0) > 0.0, "memory cannot be read");
     check_callers(*tiers.front());
     if (options.fork) check_fork(*tiers.front());
     std::fprintf(stderr, "all the same\n");

@@ -234,3 +234,41 @@ inline __m512i _mm512_dpbusd_epi32(__m512i sum, __m512i a, __m512i b) {  // VNNI
 inline __m512i _mm512_dpwssd_epi32(__m512i sum, __m512i a, __m512i b) {
     return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
 }
+
+// Halves, and what a sum of lanes is made of.
+inline __m256 _mm512_castps512_ps256(__m512 a) { return emulated::from_memory<__m256>(a.bytes); }
+inline __m256 _mm512_extractf32x8_ps(__m512 a, int half) { return emulated::from_memory<__m256>(a.bytes + 32 * half); }
+inline __m128 _mm256_castps256_ps128(__m256 a) { return emulated::from_memory<__m128>(a.bytes); }
+inline __m128 _mm256_extractf128_ps(__m256 a, int half) { return emulated::from_memory<__m128>(a.bytes + 16 * half); }
+inline __m256 _mm256_add_ps(__m256 a, __m256 b) {
+    return emulated::each<float>(a, b, [](float x, float y) { return x + y; });
+}
+inline __m128 _mm_add_ps(__m128 a, __m128 b) {
+    return emulated::each<float>(a, b, [](float x, float y) { return x + y; });
+}
+inline __m128 _mm_add_ss(__m128 a, __m128 b) {  // the upper lanes are a's
+    emulated::Lanes<float, __m128> x(a), y(b);
+    x.at[0] += y.at[0];
+    return x.packed();
+}
+inline __m128 _mm_movehl_ps(__m128 a, __m128 b) {  // b's upper half, then a's
+    emulated::Lanes<uint64_t, __m128> x(a), y(b);
+    x.at[0] = y.at[1];
+    return x.packed();
+}
+inline __m128 _mm_shuffle_ps(__m128 a, __m128 b, int lanes) {  // two of a's lanes, then two of b's
+    emulated::Lanes<float, __m128> x(a), y(b), result;
+    for (int i = 0; i < 4; ++i) result.at[i] = (i < 2 ? x : y).at[lanes >> 2 * i & 3];
+    return result.packed();
+}
+inline float _mm_cvtss_f32(__m128 a) { return emulated::Lanes<float, __m128>(a).at[0]; }
+inline int _mm512_reduce_add_epi32(__m512i a) {
+    uint32_t sum = 0;
+    for (uint32_t lane : emulated::Lanes<uint32_t, __m512i>(a).at) sum += lane;
+    return int(sum);
+}
+inline int _mm512_reduce_max_epi32(__m512i a) {
+    int32_t most = INT32_MIN;
+    for (int32_t lane : emulated::Lanes<int32_t, __m512i>(a).at) most = lane > most ? lane : most;
+    return most;
+}
