@@ -49,6 +49,6 @@ def test_mistakes_are_one_line(capfd):
     assert main(["bench", "--shape", "gpt3"]) == 1
     assert "shape 'gpt3' is not known" in capfd.readouterr().err
     assert main(["bench", "shakespeare", "--shape", "gpt2"]) == 2
-    assert main(["bench", "--threads", "0"]) == 1
+    assert main(["bench", "--threads", "0"]) == 2
     assert main(["bench", "--shape", "tiny", "--peers", "--peer", "llama", "--quick"]) == 1
     assert "no peer 'llama'" in capfd.readouterr().err

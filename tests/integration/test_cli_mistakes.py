@@ -52,8 +52,8 @@ def test_more_threads_than_any_machine_has_are_refused(
     tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str], threads: str
 ) -> None:
     code, _, error = run(capsys, "generate", "x", "-m", str(tiny_checkpoint), "--threads", threads)
-    assert code == 1
-    assert f"threads is {threads}, expected an integer from 1 to 256" in error
+    assert code == 2
+    assert f"{threads} is not in the range 1<=x<=256" in error
 
 
 @pytest.mark.parametrize("device", ["meta", "hpu", "nothing", "cuda:99", ""])

@@ -148,13 +148,13 @@ def test_what_cannot_be_packed_is_refused_in_one_line_and_leaves_nothing(
         (("quantize", tiny_checkpoint, out, "--text", tmp_path / "none"), "cannot be read"),
         (("quantize", tiny_checkpoint, out, "--text", tmp_path / "latin"), "not UTF-8"),
         (("quantize", tiny_checkpoint, out, "--text", tmp_path / "empty"), "nothing to compare on"),
-        (("quantize", tiny_checkpoint, out, "--threads", 0), "threads is 0"),
         (("generate", "a", "-m", packed, "--weights", "f32"), "is packed as int8"),
         (("generate", "a", "-m", packed, "--backend", "reference"), "only the native backend reads"),
     ):
         err = refused(capsys, *arguments)
         assert message in err
         assert err.count("\n") == 1
+    assert "1<=x<=256" in refused(capsys, "quantize", tiny_checkpoint, out, "--threads", 0, code=2)
     assert "int4" in refused(capsys, "quantize", tiny_checkpoint, out, "--weights", "int3", code=2)
     assert "--no-report" in refused(
         capsys, "quantize", tiny_checkpoint, out, "--no-report", "--text", tmp_path / "latin", code=2

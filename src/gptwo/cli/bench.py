@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from gptwo.cli.loading import as_path
+from gptwo.cli.loading import as_path, threads_option
 from gptwo.cli.parameters import SectionedCommand, SectionOption
 from gptwo.cli.terminal import note, write, write_json
 
@@ -35,7 +35,7 @@ OPTIONS: list[click.Parameter] = [
         type=click.Choice(FORMATS),
         help="Format of the weights; may be given again.  [default: all]",
     ),
-    click.Option(["--threads"], type=int, help="Threads to compute with; as many as cores unless given."),
+    threads_option(),
     click.Option(
         ["--repetitions"], type=click.IntRange(1, 1000), help="Rounds, every case once in each.  [default: 5]"
     ),
@@ -72,9 +72,7 @@ def command(**options: Any) -> None:
     from gptwo.bench.machine import available_cpus, read_bandwidth, this_machine
     from gptwo.bench.report import Report
     from gptwo.decoder.native import default_threads
-    from gptwo.options import MOST_THREADS, integer
 
-    integer(1, MOST_THREADS, optional=True)("threads", options["threads"])
     _check_peers(options)
     threads = options["threads"] or default_threads()
     checkpoint, name = _checkpoint(options["model"], options["shape"])

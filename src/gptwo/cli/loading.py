@@ -10,12 +10,16 @@ import click
 
 from gptwo.cli.parameters import SectionOption
 from gptwo.errors import TokenizerError
+from gptwo.options import MOST_THREADS
 
 if TYPE_CHECKING:
     from gptwo.language_model import LanguageModel
     from gptwo.tokenizer import Tokenizer
 
 SECTION = "Model"
+# Those of `gptwo.decoder`, which is not imported to print a page of help.
+WEIGHTS = ("auto", "f32", "bf16", "int8", "int4")
+BACKENDS = ("auto", "native", "reference")
 
 
 def tokenizer_options() -> list[click.Parameter]:
@@ -41,15 +45,37 @@ def tokenizer_options() -> list[click.Parameter]:
     ]
 
 
+def threads_option() -> click.Parameter:
+    """`--threads`, for every command that computes with a model."""
+    return SectionOption(
+        ["--threads"],
+        SECTION,
+        type=click.IntRange(1, MOST_THREADS),
+        help="Threads to compute with; as many as cores unless given.",
+    )
+
+
 def model_options() -> list[click.Parameter]:
     """The options of `load_model`."""
     return [
         *tokenizer_options(),
-        SectionOption(["--threads"], SECTION, type=int, help="Threads to compute with; as many as cores unless given."),
+        threads_option(),
         SectionOption(
-            ["--weights"], SECTION, default="auto", show_default=True, help="Format of the weights in memory."
+            ["--weights"],
+            SECTION,
+            type=click.Choice(WEIGHTS),
+            default="auto",
+            show_default=True,
+            help="Format of the weights in memory; `auto` keeps the file's.",
         ),
-        SectionOption(["--backend"], SECTION, default="auto", show_default=True, help="What computes the model."),
+        SectionOption(
+            ["--backend"],
+            SECTION,
+            type=click.Choice(BACKENDS),
+            default="auto",
+            show_default=True,
+            help="What computes the model; `auto` is the compiled core on a CPU.",
+        ),
         SectionOption(["--device"], SECTION, default="cpu", show_default=True, help="Where it is computed."),
     ]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gptwo.cli.loading import as_path
+from gptwo.cli.loading import as_path, threads_option
 from gptwo.cli.terminal import bar, write, write_json
 from gptwo.cli.text_input import read_text
 from gptwo.errors import CheckpointError, InvalidRequestError
@@ -51,7 +51,7 @@ OPTIONS: list[click.Parameter] = [
     click.Option(["--report/--no-report"], default=True, help="Compare with f32.  [default: report]"),
     click.Option(["--tokenizer"], metavar="PATH", help="A tokenizer's directory or file, instead of the model's own."),
     click.Option(["--revision"], help="A branch, tag or commit on the hub."),
-    click.Option(["--threads"], type=int, help="Threads to compute with; as many as cores unless given."),
+    threads_option(),
     click.Option(["as_json", "--json"], is_flag=True, help="One JSON object."),
 ]
 
@@ -158,7 +158,10 @@ def _rows(result: Result) -> list[tuple[str, str]]:
     share = f"{result.bytes / result.bytes_before:.0%}"
     rows = [
         ("weights", f"{result.weights}, layout {result.layout}"),
-        ("size", f"{result.bytes_before / 1e6:,.1f} MB -> {result.bytes / 1e6:,.1f} MB ({share})"),
+        (
+            "size",
+            f"{result.bytes_before / 1e6:,.1f} MB -> {result.bytes / 1e6:,.1f} MB ({share} of the file it was made from)",
+        ),
     ]
     found = result.against_f32
     if found is None:
