@@ -160,7 +160,7 @@ def _rows(result: Result) -> list[tuple[str, str]]:
         ("weights", f"{result.weights}, layout {result.layout}"),
         (
             "size",
-            f"{result.bytes_before / 1e6:,.1f} MB -> {result.bytes / 1e6:,.1f} MB ({share} of the file it was made from)",
+            f"{result.bytes_before / 1e6:,.1f} MB -> {result.bytes / 1e6:,.1f} MB ({share} of the file before)",
         ),
     ]
     found = result.against_f32
