@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from random_model import all_logits, native, random_arrays, stored, tiny_config
 
+from gptwo import _native
 from gptwo.checkpoint import Checkpoint, Packed, load_checkpoint, save_packed
 from gptwo.checkpoint.packed_format import PACKED_WEIGHTS, WEIGHTS_FILE, is_matrix
 from gptwo.config import ACTIVATIONS, GPTConfig
@@ -282,6 +283,21 @@ def test_a_scale_that_is_no_number_is_named_when_it_comes_out(copy: Path, name: 
     with pytest.raises(NumericalError, match=rf"model\.packed\.safetensors: tensor {name} holds NaN"):
         all_logits(decoder, IDS)
     assert decoder.cache_blocks == 0
+
+
+@pytest.mark.parametrize("tier", _native.tiers())
+@pytest.mark.parametrize("half", [0x7C00, 0xFC00, 0x7E01])
+def test_an_infinite_half_precision_scale_is_named_on_every_tier(tmp_path, monkeypatch, tier: str, half: int) -> None:
+    monkeypatch.setenv("GPTWO_ISA", tier)
+    directory = pack(tmp_path / "out", CONFIG, random_arrays(CONFIG), "int4")
+
+    def break_scale(header: dict, data: bytearray) -> None:
+        begin = header["h.0.attn.c_attn.weight"]["data_offsets"][0]
+        data[begin : begin + 2] = half.to_bytes(2, "little")
+
+    decoder = opened(load_checkpoint(rewritten(directory, break_scale)))
+    with pytest.raises(NumericalError, match=r"tensor h\.0\.attn\.c_attn\.weight holds NaN or infinite"):
+        all_logits(decoder, IDS)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
