@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import TypeVar, overload
 
 import numpy as np
 
@@ -28,6 +27,7 @@ from gptwo.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int]
 Params = SamplingParams | BeamParams
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,9 @@ def load(
 class LanguageModel:
     """A loaded model. Its methods may be called from several threads; they share one engine and so one batch.
 
-    Whoever waits for an answer runs the engine's steps, in turn with all others who wait.
+    Whoever waits for an answer runs the engine's steps, in turn with all others who wait. If one of them is
+    interrupted, by Ctrl-C say, its requests are dropped and the others go on; only a request whose token was being
+    chosen at that moment ends, with a DecoderError.
     """
 
     def __init__(self, decoder: Decoder, tokenizer: Tokenizer | None, *, name: str = "model") -> None:
@@ -119,7 +121,10 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self._decoder = decoder
         self._engine = Engine(decoder, tokenizer)
-        self._door, self._lock = threading.Lock(), threading.Lock()
+        # Only a lock that knows its owner can be released for certain by one who was interrupted while taking it.
+        self._door, self._lock = threading.Lock(), threading.RLock()
+        self._owner: int | None = None  # the thread that has a turn
+        self._arrived: deque[Event] = deque()  # from the engine, and not in an inbox yet
         self._inbox: dict[int, deque[Event]] = {}
         self._streamed: set[int] = set()
         self._dropped: deque[int] = deque()
@@ -203,9 +208,12 @@ class LanguageModel:
 
     def close(self) -> None:
         """Drop every request, so that a stream that is still open ends there, and what is held of earlier texts."""
-        with self._turn():
+
+        def drop_all() -> None:
             self._dropped.extend(self._inbox)
             self._engine.clear_prefixes()
+
+        self._turn(drop_all)
 
     def __enter__(self) -> LanguageModel:
         return self
@@ -224,31 +232,45 @@ class LanguageModel:
             for prompt, wanted in zip(prompts, params, strict=True)
         ]
         requests: list[int] = []
-        with self._turn():
-            try:
-                for ids, wanted in zip(encoded, params, strict=True):
-                    request = self._engine.add(ids, wanted, keep_logits=keep)
-                    requests.append(request)
-                    self._inbox[request] = deque()
-            except BaseException:
-                self._drop(requests)
-                raise
+
+        def add_all() -> None:
+            for ids, wanted in zip(encoded, params, strict=True):
+                request = self._engine.add(ids, wanted, keep_logits=keep)
+                requests.append(request)
+                self._inbox[request] = deque()
             if streamed:
                 self._streamed.update(requests)
+
+        try:
+            self._turn(add_all)
+        except BaseException:
+            self._drop(requests)
+            raise
         return requests
 
-    @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        """The engine for this thread alone. What is dropped meanwhile is cancelled at the end."""
-        held = False
+    def _turn(self, work: Callable[[], Result]) -> Result:
+        """Do `work` with the engine for this thread alone. What is dropped meanwhile is cancelled at the end.
+
+        A signal may raise KeyboardInterrupt behind any call, also between taking the lock and noting that it is taken,
+        and at the beginning of any function. So nothing is noted, and the lock is released here and not by a function
+        or a context manager of ours.
+        """
+        thread = threading.get_ident()
+        if self._owner == thread:  # a signal handler or a finalizer, in the middle of a step
+            raise DecoderError(f"{self.name} was called from within its own work, which cannot wait for itself")
         try:
             # One who waits stands in the door, so that a thread that comes back at once cannot overtake it.
             with self._door:
-                held = self._lock.acquire()
-            yield
+                self._lock.acquire()
+            self._owner = thread
+            return work()
         finally:
-            if held:
+            if self._owner == thread:
+                self._owner = None
+            try:  # noqa: SIM105  # the context manager is a function of Python's
                 self._lock.release()
+            except RuntimeError:  # it was never taken
+                pass
             self._cancel_dropped()
 
     def _drop(self, requests: Sequence[int]) -> None:
@@ -262,37 +284,63 @@ class LanguageModel:
 
     def _cancel_dropped(self) -> None:
         # Whoever has the lock comes here after releasing it, so that nothing is left behind where it cannot be had.
-        while self._dropped and self._lock.acquire(blocking=False):
+        thread = threading.get_ident()
+        while self._dropped and self._owner != thread:
             try:
+                if not self._lock.acquire(blocking=False):
+                    return
+                self._owner = thread
                 while self._dropped:
-                    request = self._dropped.popleft()
+                    request = self._dropped[0]  # taken out at the end, so that it is done again if it is interrupted
                     self._inbox.pop(request, None)
                     self._streamed.discard(request)
                     self._engine.cancel(request)
-            finally:
-                self._lock.release()
+                    self._dropped.popleft()
+            finally:  # as in `_turn`
+                if self._owner == thread:
+                    self._owner = None
+                try:  # noqa: SIM105
+                    self._lock.release()
+                except RuntimeError:
+                    pass
 
     def _events(self, request: int) -> Iterator[Event]:
         """The events of one request, running the engine for all of them meanwhile; they end if it is dropped."""
         while True:
-            with self._turn():
-                inbox = self._inbox.get(request)
-                if inbox is None:
-                    return
-                if not inbox:
-                    self._step()
-                    continue
-                event = inbox.popleft()
-            if isinstance(event, Failure):
-                raise event.error
-            yield event
+            events = self._turn(lambda: self._next(request))
+            if events is None:
+                return
+            for event in events:
+                if isinstance(event, Failure):
+                    raise event.error
+                yield event
 
-    def _step(self) -> None:
-        for event in self._engine.step():
+    def _next(self, request: int) -> list[Event] | None:
+        """An event of a request, or none but a step nearer to it; None if the request was dropped."""
+        self._deliver()  # what a turn that was interrupted has left
+        inbox = self._inbox.get(request)
+        if inbox is None:
+            return None
+        if inbox:
+            return [inbox.popleft()]
+        if not self._engine.knows(request):
+            raise DecoderError(f"{self.name} lost this request in an interruption; ask again")
+        self._arrived.extend(self._engine.step())
+        self._deliver()
+        return []
+
+    def _deliver(self) -> None:
+        while self._arrived:
+            event = self._arrived[0]  # taken out at the end, so that an interruption loses none
             inbox = self._inbox.get(event.request_id)
+            if inbox is None:
+                self._engine.cancel(event.request_id)  # whoever asked was interrupted before it had the number
+                self._arrived.popleft()
+                continue
             wanted = event.request_id in self._streamed or not isinstance(event, Piece)
-            if inbox is not None and wanted:
+            if wanted and not (inbox and inbox[-1] is event):
                 inbox.append(event)
+            self._arrived.popleft()
 
     def _stream(self, request: int) -> Generator[Piece]:
         try:

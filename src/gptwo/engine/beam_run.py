@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 
 from gptwo.decoder.protocol import Floats
@@ -9,6 +11,7 @@ from gptwo.engine.output import Choice, Completion, Event, Piece
 from gptwo.engine.past import Past
 from gptwo.engine.request import Request
 from gptwo.engine.run import Feed, Resources, Room
+from gptwo.errors import DecoderError
 from gptwo.sampling import BeamParams
 from gptwo.sampling.beam import BeamSearch
 
@@ -70,7 +73,8 @@ class BeamRun:
         """Close what is open."""
         self._prompt.close()
         for handle in self._handles:
-            self._decoder.close(handle)
+            with contextlib.suppress(DecoderError):  # closed already, if an interruption kept that from being noted
+                self._decoder.close(handle)
         self._handles = []
 
     def _continue(self, rows: list[int]) -> None:

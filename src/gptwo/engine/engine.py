@@ -24,7 +24,7 @@ from gptwo.engine.request import KeepLogits, make_request
 from gptwo.engine.run import Feed, Resources, Room, Run
 from gptwo.engine.sampling_run import SamplingRun
 from gptwo.engine.statistics import Statistics
-from gptwo.errors import GptwoError
+from gptwo.errors import DecoderError, GptwoError, OutOfMemoryError, one_line
 from gptwo.options import integer
 from gptwo.sampling import BeamParams, SamplingParams
 from gptwo.tokenizer import Tokenizer
@@ -69,6 +69,8 @@ class Engine:
         self._resources = Resources(decoder, tokenizer, self._prefixes, self._statistics, self._exact)
         self._waiting: deque[Run] = deque()
         self._running: list[Run] = []
+        self._accepting: Run | None = None  # the one that takes its logits now, or was interrupted at it
+        self._said: list[Event] = []  # and not handed out yet
         self._numbers = itertools.count()
 
     def add(
@@ -92,9 +94,11 @@ class Engine:
 
     def cancel(self, request_id: int) -> None:
         """Drop a request and free its memory; nothing more is said of it. A number that is done or unknown is none."""
+        self._settle()
         for run in [*self._running, *self._waiting]:
             if run.request.id == request_id:
                 run.release()
+        self._said = [event for event in self._said if event.request_id != request_id]
         self._running = [run for run in self._running if run.request.id != request_id]
         self._waiting = deque(run for run in self._waiting if run.request.id != request_id)
 
@@ -124,30 +128,63 @@ class Engine:
 
     def has_work(self) -> bool:
         """Whether `step` would do anything."""
-        return bool(self._waiting or self._running)
+        return bool(self._waiting or self._running or self._said)
+
+    def knows(self, request_id: int) -> bool:
+        """Whether there is more to say of a request: it is not done, or its last events are not handed out."""
+        runs = itertools.chain(self._running, self._waiting)
+        return any(run.request.id == request_id for run in runs) or any(
+            event.request_id == request_id for event in self._said
+        )
 
     def step(self) -> list[Event]:
         """One forward pass for all that are under way, and what came of it.
 
-        A request that fails ends with a Failure and does not disturb the others. If the forward pass is interrupted, by
-        Ctrl-C say, every request is as it was before and the next step does this one's work.
+        A request that fails, with whatever exception, ends with a Failure and does not disturb the others. A step may
+        be interrupted, by Ctrl-C say, and no event is lost: requests whose tokens were not chosen yet are as they were
+        before, and have their work done by a later step; what was said of the others comes from the next step, at once
+        and without a forward pass. Only a request that is interrupted while its own tokens are chosen ends, with a
+        Failure.
         """
-        batch = self._batch()
-        if not batch:
-            return []
-        answers = self._answers([feeds for _, feeds in batch])
-        events: list[Event] = []
-        for (run, _), answer in zip(batch, answers, strict=True):
+        self._settle()
+        if not self._said:
             try:
-                if isinstance(answer, GptwoError):
-                    raise answer
-                events.extend(run.accept(answer))
-            except GptwoError as error:
-                run.done = True
-                events.append(self._fail(run, error))
+                batch = self._batch()
+                answers = self._answers([feeds for _, feeds in batch]) if batch else []
+                for (run, _), answer in zip(batch, answers, strict=True):
+                    self._accept(run, answer)
+            finally:
+                self._settle()
+        # Python handles signals at calls and at jumps backwards, so there is no loss between here and the caller.
+        said, self._said = self._said, []
+        return said
+
+    def _accept(self, run: Run, answer: list[Floats] | GptwoError) -> None:
+        try:
+            self._accepting = run
+            if isinstance(answer, GptwoError):
+                raise answer
+            self._said += run.accept(answer)  # and no call from here on, so that this is done wholly or not at all
+            self._accepting = None
+        except Exception as error:  # noqa: BLE001  # whatever it is, the others go on
+            self._settle(_reported(error))
+
+    def _settle(self, error: GptwoError | None = None) -> None:
+        """End the request that was about to take its logits, if there is one, and forget those that are done.
+
+        It may be interrupted too: whatever it did not come to, it does when it is called the next time.
+        """
+        run = self._accepting
+        if run is not None:
+            run.done = True
+            run.release()
+            if error is None:
+                error = DecoderError("the engine was interrupted while it chose this request's tokens; ask again")
+            failure = Failure(run.request.id, error)
+            self._said += [failure]
+            self._accepting = None
         # In the order of their turns for room: whoever has had one stands behind those who wait.
         self._running = sorted((run for run in self._running if not run.done), key=lambda run: not run.waits)
-        return events
 
     def _batch(self) -> list[tuple[Run, list[Feed]]]:
         """Who takes part in the next step, and with what; new requests too, as long as there is room.
@@ -155,29 +192,40 @@ class Engine:
         Who waits for room has it first, then new requests. A text that slides needs room for each of its tokens: after
         each it comes last and then waits like others, so that it keeps nobody from room and is not kept from it.
         """
+        if self._waiting and self._waiting[0] in self._running:
+            self._waiting.popleft()  # an interruption came between the two lines below
         held = sum(run.width for run in self._running)
         room = Room(self._chunk_tokens, DRAFT_ROWS - held, cuts=self._exact)
         self._prefixes.begin_step()
         waiting = [run for run in self._running if run.waits]
         others = [run for run in self._running if not run.waits]
-        batch = [(run, run.feeds(room)) for run in waiting]
+        batch = [(run, self._feeds(run, room)) for run in waiting]
         while self._waiting and room.tokens:
             width = self._waiting[0].width
             if held and held + width > self._max_sequences:
                 break
-            self._running.append(self._waiting.popleft())
+            self._running.append(self._waiting[0])
+            self._waiting.popleft()
             held += width
-            batch.append((self._running[-1], self._running[-1].feeds(room)))
-        batch.extend((run, run.feeds(room)) for run in others)
+            batch.append((self._running[-1], self._feeds(self._running[-1], room)))
+        batch.extend((run, self._feeds(run, room)) for run in others)
         return [(run, feeds) for run, feeds in batch if feeds]
+
+    def _feeds(self, run: Run, room: Room) -> list[Feed]:
+        try:
+            return run.feeds(room)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the others go on
+            self._accepting = run
+            self._settle(_reported(error))
+            return []
 
     def _answers(self, groups: list[list[Feed]]) -> list[list[Floats] | GptwoError]:
         """For the feeds of each request, the logits (rows, V) of each feed, or why there are none."""
         try:
             logits = iter(self._forward([feed for feeds in groups for feed in feeds]))
-        except GptwoError as error:
+        except (GptwoError, MemoryError) as error:
             if len(groups) == 1:
-                return [error]
+                return [_reported(error)]
             # No sequence has changed, so each request can be run alone, and only the one at fault fails.
             return [answer for feeds in groups for answer in self._answers([feeds])]
         return [list(itertools.islice(logits, len(feeds))) for feeds in groups]
@@ -200,9 +248,18 @@ class Engine:
         ends = list(itertools.accumulate(len(feed.rows) for feed in feeds))
         return [logits[end - len(feed.rows) : end] for feed, end in zip(feeds, ends, strict=True)]
 
-    def _fail(self, run: Run, error: GptwoError) -> Failure:
-        run.release()
-        return Failure(run.request.id, error)
+
+def _reported(error: Exception) -> GptwoError:
+    """What the one who made the request is told."""
+    if isinstance(error, GptwoError):
+        return error
+    reported: GptwoError
+    if isinstance(error, MemoryError):
+        reported = OutOfMemoryError("there is not enough memory for this request's step")
+    else:
+        reported = GptwoError(f"a defect of gptwo ended this request: {type(error).__name__}: {one_line(error)}")
+    reported.__cause__ = error
+    return reported
 
 
 def _default_blocks(config: GPTConfig) -> int:

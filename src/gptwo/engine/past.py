@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from gptwo.engine.prefix_cache import BLOCK, Block
 from gptwo.engine.run import Feed, Resources, Room
+from gptwo.errors import DecoderError
 
 
 class Past:
@@ -70,7 +72,8 @@ class Past:
     def close(self) -> None:
         """Free the memory; may be called twice."""
         if self.handle is not None:
-            self._resources.decoder.close(self.handle)
+            with contextlib.suppress(DecoderError):  # closed already, if an interruption came before the line below
+                self._resources.decoder.close(self.handle)
             self.handle = None
 
     @property

@@ -77,7 +77,10 @@ class Run(Protocol):
         """What goes into the next batch, which may be nothing. Asked again before `accept`, it says the same again."""
 
     def accept(self, logits: list[Floats]) -> list[Event]:
-        """Take the logits (rows, V) of each feed, choose tokens, and say what is new."""
+        """Take the logits (rows, V) of each feed, choose tokens, and say what is new.
+
+        It is not called again once it has raised.
+        """
 
     def release(self) -> None:
-        """Close every sequence that is still open; may be called twice."""
+        """Close every sequence that is still open; may be called twice, also if the first call was interrupted."""

@@ -14,6 +14,7 @@ from gptwo.engine.run import Feed, Resources, Room
 from gptwo.engine.sequence import Sequence
 from gptwo.engine.speculation import Speculator
 from gptwo.engine.text import TextAssembler, token_text
+from gptwo.errors import OutOfMemoryError
 from gptwo.sampling import SamplingParams
 from gptwo.sampling.native import Chosen, Sampler, token_logprobs
 
@@ -132,7 +133,10 @@ class SamplingRun:
         if self.request.keep_logits == "all":
             if self._prompt_logits is None:
                 length = min(len(self.request.prompt_ids), self._window)
-                self._prompt_logits = np.empty((length, logits.shape[1]), dtype=np.float32)
+                try:
+                    self._prompt_logits = np.empty((length, logits.shape[1]), dtype=np.float32)
+                except MemoryError as error:
+                    raise OutOfMemoryError(f"there is not enough memory for the logits of {length} tokens") from error
             self._prompt_logits[feed.keep : feed.keep + len(logits)] = logits
         elif self.request.keep_logits == "last" and feed.complete:
             self._prompt_logits = logits[-1:].copy()
