@@ -252,8 +252,8 @@ class LanguageModel:
         """Do `work` with the engine for this thread alone. What is dropped meanwhile is cancelled at the end.
 
         A signal may raise KeyboardInterrupt behind any call, also between taking the lock and noting that it is taken,
-        and at the beginning of any function. So nothing is noted, and the lock is released here and not by a function
-        or a context manager of ours.
+        and at the beginning of any function. So whether to release it is asked of the lock itself, and it is released
+        here, not in a function or a context manager of ours.
         """
         thread = threading.get_ident()
         if self._owner == thread:  # a signal handler or a finalizer, in the middle of a step
