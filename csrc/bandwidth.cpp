@@ -4,16 +4,10 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
-#include <memory>
-#include <new>
 
+#include "memory.hpp"
 #include "pool.hpp"
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 namespace gptwo {
 
@@ -42,23 +36,18 @@ uint64_t read(const uint8_t* p, size_t bytes) {
 double read_bandwidth(size_t bytes, int threads, double seconds) {
     using Clock = std::chrono::steady_clock;
     const size_t pieces = std::max<size_t>(1, bytes / kPiece);
-    std::unique_ptr<uint8_t, decltype(&std::free)> buffer(
-        static_cast<uint8_t*>(std::aligned_alloc(kPiece, pieces * kPiece)), &std::free);
-    if (!buffer) throw std::bad_alloc();
-#if defined(__linux__)
-    madvise(buffer.get(), pieces * kPiece, MADV_HUGEPAGE);  // without them, part of the time goes into page tables
-#endif
+    auto buffer = Buffer<uint8_t>::uninitialized(pieces * kPiece);
     Pool pool(threads);
     std::atomic<uint64_t> sink{0};
     pool.run(int(pieces), 1, [&](int first, int last) {
-        std::memset(buffer.get() + size_t(first) * kPiece, 1, size_t(last - first) * kPiece);
+        std::memset(buffer.data() + size_t(first) * kPiece, 1, size_t(last - first) * kPiece);
     });
     double fastest = 0;
     const auto start = Clock::now();
     do {
         const auto before = Clock::now();
         pool.run(int(pieces), 1, [&](int first, int last) {
-            sink.fetch_xor(read(buffer.get() + size_t(first) * kPiece, size_t(last - first) * kPiece));
+            sink.fetch_xor(read(buffer.data() + size_t(first) * kPiece, size_t(last - first) * kPiece));
         });
         const std::chrono::duration<double> taken = Clock::now() - before;
         fastest = std::max(fastest, double(pieces * kPiece) / std::max(taken.count(), 1e-9));

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <new>
 
+#include "conversions.hpp"
 #include "errors.hpp"
 
 namespace gptwo {
@@ -99,17 +100,6 @@ void Cache::places(int64_t sequence, int layer, int head, std::vector<void*>& ke
         values.push_back(block->data() + offset + keys_bytes_);
     }
 }
-
-namespace {
-
-uint16_t to_bf16(float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, 4);
-    if ((bits & 0x7fffffff) > 0x7f800000) return 0x7fc0;  // NaN stays NaN
-    return uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
-}  // namespace
 
 void Cache::write(void* keys, void* values, int position, const float* key, const float* value) const {
     const int within = position % kPositions;

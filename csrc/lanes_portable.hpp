@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "conversions.hpp"
 #include "kernels.hpp"
 
 namespace gptwo {
@@ -56,19 +57,7 @@ inline F load(const uint16_t* p) {  // bfloat16
     return from_bits(r);
 }
 
-inline float half_to_float(uint16_t h) {
-    // Shifted into a float, a half's exponent is 112 too small; the product sets it right, subnormals included.
-    uint32_t shifted = uint32_t(h & 0x7fff) << 13;
-    float value;
-    std::memcpy(&value, &shifted, 4);
-    value *= 0x1p112f;
-    if ((h & 0x7c00) == 0x7c00) {  // infinity and NaN stay what they are
-        shifted |= 0x7f800000;
-        std::memcpy(&value, &shifted, 4);
-    }
-    return (h & 0x8000) ? -value : value;
-}
-inline F load_half(const uint16_t* p) { F r; GPTWO_EACH(r.v[i] = half_to_float(p[i])) return r; }
+inline F load_half(const uint16_t* p) { F r; GPTWO_EACH(r.v[i] = from_half(p[i])) return r; }
 
 // Sixteen quantised activations, integers of one byte.
 inline void store_bytes(int8_t* q, I x) { GPTWO_EACH(q[i] = int8_t(x.v[i])) }

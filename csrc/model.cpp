@@ -77,10 +77,9 @@ void Model::set(const std::string& name, const float* data, const std::vector<si
         throw std::invalid_argument("tensor " + name + " has another shape than this model's");
     Guard guard(*this);
     if (slot.matrix) {
-        const int in = slot.outputs_first ? slot.columns : slot.rows, out = slot.outputs_first ? slot.rows : slot.columns;
         const ptrdiff_t in_stride = strides[slot.outputs_first ? 1 : 0], out_stride = strides[slot.outputs_first ? 0 : 1];
         try {
-            *slot.matrix = PackedMatrix(slot.format, in, out, data, in_stride, out_stride, fold, pool_);
+            *slot.matrix = PackedMatrix(slot.format, slot.inputs(), slot.outputs(), data, in_stride, out_stride, fold, pool_);
         } catch (const NumericalError& error) {
             throw NumericalError("tensor " + name + " cannot be used: " + error.what());
         }
@@ -106,8 +105,7 @@ size_t Model::mapped_bytes(const std::string& name) const {
     if (found == slots_.end() || found->second.columns == 0) return 0;
     const Slot& slot = found->second;
     if (!slot.matrix) return size_t(slot.rows) * size_t(slot.columns) * sizeof(float);
-    return PackedMatrix::size(slot.format, slot.outputs_first ? slot.columns : slot.rows,
-                              slot.outputs_first ? slot.rows : slot.columns);
+    return PackedMatrix::size(slot.format, slot.inputs(), slot.outputs());
 }
 
 void Model::set_mapped(const std::string& name, const uint8_t* data, size_t bytes) {
@@ -118,8 +116,7 @@ void Model::set_mapped(const std::string& name, const uint8_t* data, size_t byte
     Guard guard(*this);
     Slot& slot = slots_.at(name);
     if (slot.matrix)
-        *slot.matrix = PackedMatrix(slot.format, slot.outputs_first ? slot.columns : slot.rows,
-                                    slot.outputs_first ? slot.rows : slot.columns, data);
+        *slot.matrix = PackedMatrix(slot.format, slot.inputs(), slot.outputs(), data);
     else
         *slot.numbers = Buffer<float>::borrowed(reinterpret_cast<const float*>(data), bytes / sizeof(float));
     slot.filled = true;

@@ -81,6 +81,8 @@ class Model {
         bool outputs_first;
         Format format;
         bool filled;
+        int inputs() const { return outputs_first ? columns : rows; }
+        int outputs() const { return outputs_first ? rows : columns; }
     };
     struct Span {  // consecutive tokens of one sequence: rows [first, first + count) of the batch
         int64_t sequence, first, count, position;

@@ -6,36 +6,12 @@
 #include <cstring>
 #include <vector>
 
+#include "conversions.hpp"
 #include "errors.hpp"
 
 namespace gptwo {
 
 namespace {
-
-uint16_t to_bf16(float value) {  // half to even; the value is finite
-    uint32_t bits;
-    std::memcpy(&bits, &value, 4);
-    return uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
-float from_bf16(uint16_t value) {
-    uint32_t bits = uint32_t(value) << 16;
-    float result;
-    std::memcpy(&result, &bits, 4);
-    return result;
-}
-
-float from_half(uint16_t value) {
-    uint32_t shifted = uint32_t(value & 0x7fff) << 13;
-    float result;
-    std::memcpy(&result, &shifted, 4);
-    result *= 0x1p112f;
-    if ((value & 0x7c00) == 0x7c00) {  // infinity and NaN stay what they are, for `finite` to find
-        shifted |= 0x7f800000;
-        std::memcpy(&result, &shifted, 4);
-    }
-    return value & 0x8000 ? -result : result;
-}
 
 uint16_t to_half(float value) {  // half to even; what is too large was refused before
     const uint16_t sign = value < 0 ? 0x8000 : 0;

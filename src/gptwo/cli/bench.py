@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from gptwo.cli.loading import as_path, threads_option
+from gptwo.cli.loading import WEIGHTS, as_path, threads_option
 from gptwo.cli.parameters import SectionedCommand, SectionOption
 from gptwo.cli.terminal import note, write, write_json
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gptwo.checkpoint import Checkpoint
 
 MEASURES = ("decode", "engine", "prefill", "batch", "context", "threads")
-FORMATS = ("f32", "bf16", "int8", "int4")
+FORMATS = tuple(name for name in WEIGHTS if name != "auto")
 PEERS = "Peers"
 
 OPTIONS: list[click.Parameter] = [
@@ -73,7 +73,7 @@ def command(**options: Any) -> None:
     from gptwo.bench.report import Report
     from gptwo.decoder.native import default_threads
 
-    _check_peers(options)
+    interpreters = _check_peers(options)
     threads = options["threads"] or default_threads()
     checkpoint, name = _checkpoint(options["model"], options["shape"])
     machine = this_machine()
@@ -99,12 +99,12 @@ def command(**options: Any) -> None:
     if options["ladder"]:
         _ladder(report, checkpoint, options)
     if options["peers"]:
-        _peers(report, checkpoint, formats, options)
+        _peers(report, checkpoint, formats, interpreters, options)
     _leave(report, options)
 
 
-def _check_peers(options: dict[str, Any]) -> None:
-    """A mistake in what is said of peers is met before anything is measured; naming one asks for them."""
+def _check_peers(options: dict[str, Any]) -> dict[str, str]:
+    """The Python of each peer, found before anything is measured. Naming a peer asks for the comparison."""
     from gptwo.bench.peers.table import PEERS as TABLE
     from gptwo.bench.peers.table import pythons
     from gptwo.errors import InvalidRequestError, nearest_name
@@ -112,8 +112,8 @@ def _check_peers(options: dict[str, Any]) -> None:
     unknown = [name for name in options["only"] if name not in TABLE]
     if unknown:
         raise InvalidRequestError(f"no peer {unknown[0][:60]!r}{nearest_name(unknown[0], TABLE)}", param="peer")
-    pythons(options["peer_python"])
     options["peers"] = options["peers"] or bool(options["only"])
+    return pythons(options["peer_python"])
 
 
 def _checkpoint(model: str | None, shape: str | None) -> tuple[Checkpoint, str]:
@@ -194,13 +194,14 @@ def _ladder(report: Report, checkpoint: Checkpoint, options: dict[str, Any]) -> 
         )
 
 
-def _peers(report: Report, checkpoint: Checkpoint, formats: Any, options: dict[str, Any]) -> None:
+def _peers(
+    report: Report, checkpoint: Checkpoint, formats: Any, interpreters: dict[str, str], options: dict[str, Any]
+) -> None:
     from gptwo.bench.peers.comparison import Comparison, Sizes
     from gptwo.bench.peers.model_files import ModelFiles, default_cache
     from gptwo.bench.peers.table import PEERS as TABLE
-    from gptwo.bench.peers.table import missing, pythons
+    from gptwo.bench.peers.table import missing
 
-    interpreters = pythons(options["peer_python"])
     chosen = [peer for name, peer in TABLE.items() if not options["only"] or name in options["only"]]
     absent = {peer.title: reason for peer in chosen if (reason := missing(peer, interpreters[peer.name]))}
     for title, reason in absent.items():
