@@ -61,7 +61,7 @@ def steps_saved(out: Path) -> list[int]:
 
 
 def left_over(out: Path) -> list[Path]:
-    return [path for path in out.rglob(".*") if path.name.endswith((".tmp", ".old"))]
+    return [path for path in out.rglob(".*") if path.name.endswith(".tmp")]
 
 
 def assert_same_run(one: Path, other: Path, step: int = SETTINGS["steps"]) -> None:

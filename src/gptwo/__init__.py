@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from gptwo.config import GPTConfig
     from gptwo.engine import Choice, Completion, Piece
     from gptwo.errors import GptwoError
-    from gptwo.language_model import LanguageModel, Score, load
+    from gptwo.language_model import LanguageModel, load
     from gptwo.sampling import BeamParams, SamplingParams
+    from gptwo.scoring import Score
     from gptwo.tokenizer import Tokenizer
 
 _HOMES = {
@@ -31,7 +32,7 @@ _HOMES = {
     "LanguageModel": "gptwo.language_model",
     "Piece": "gptwo.engine",
     "SamplingParams": "gptwo.sampling",
-    "Score": "gptwo.language_model",
+    "Score": "gptwo.scoring",
     "Tokenizer": "gptwo.tokenizer",
     "load": "gptwo.language_model",
 }

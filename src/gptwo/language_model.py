@@ -6,64 +6,26 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, overload
 
 import numpy as np
 
-from gptwo.checkpoint import load_checkpoint
 from gptwo.config import GPTConfig
-from gptwo.decoder import open_decoder
 from gptwo.decoder.protocol import Decoder, Floats
 from gptwo.engine import Completion, Engine, Event, Failure, Piece
 from gptwo.engine.request import KeepLogits, check_token_ids
 from gptwo.engine.text import token_text
-from gptwo.errors import CheckpointError, ContextLengthError, DecoderError, InvalidRequestError
+from gptwo.errors import DecoderError, InvalidRequestError
+from gptwo.loading import OpenModel, Prompt, check_list, open_model
 from gptwo.options import is_integer, shown
 from gptwo.sampling import BeamParams, SamplingParams
 from gptwo.sampling.native import token_logprobs
+from gptwo.scoring import Score, make_score, windows
 from gptwo.tokenizer import Tokenizer
 
-Prompt = str | Sequence[int]
 Params = SamplingParams | BeamParams
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Score:
-    """How likely the model finds a text. Logarithms are natural."""
-
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float | None, ...]
-    """One for each token, given those before it; None for the first."""
-    bytes: int | None
-    """UTF-8 bytes of the tokens that have a log-probability; None for token ids without a tokenizer."""
-
-    @property
-    def total(self) -> float:
-        """Sum of the log-probabilities, in nats."""
-        return math.fsum(value for value in self.logprobs if value is not None)
-
-    @property
-    def scored(self) -> int:
-        """Tokens that have a log-probability: all but the first."""
-        return len(self.logprobs) - 1
-
-    @property
-    def perplexity(self) -> float:
-        """exp of the mean negative log-probability; NaN for a text of a single token."""
-        if not self.scored:
-            return math.nan
-        try:
-            return math.exp(-self.total / self.scored)
-        except OverflowError:
-            return math.inf
-
-    @property
-    def bits_per_byte(self) -> float | None:
-        """Negative log-probability in bits for each byte of text; None where there are no bytes to count."""
-        return -self.total / math.log(2.0) / self.bytes if self.bytes else None
 
 
 def load(
@@ -90,22 +52,18 @@ def load(
     Raises ModelNotFoundError, DownloadError, CheckpointError, ConfigError, TokenizerError, MissingDependencyError,
     NumericalError, OutOfMemoryError or InvalidRequestError, each with one sentence that says what to do.
     """
-    checkpoint = load_checkpoint(name, revision=revision, progress=progress)
-    found = checkpoint.tokenizer_path if tokenizer is None else tokenizer
-    if isinstance(found, (str, Path)):
-        found = Tokenizer.load(found)
-    elif found is not None and not isinstance(found, Tokenizer):
-        raise InvalidRequestError(
-            f"tokenizer is {shown(found)}, expected a Tokenizer, a directory or a file", param="tokenizer"
-        )
-    if found is not None and found.vocab_size > checkpoint.config.vocab_size:
-        shape = (checkpoint.config.vocab_size, checkpoint.config.n_embd)
-        raise CheckpointError(
-            f"checkpoint {checkpoint.path}: tensor wte.weight has shape {shape}, "
-            f"but a tokenizer of {found.vocab_size} tokens needs {(found.vocab_size, shape[1])}"
-        )
-    decoder = open_decoder(checkpoint, backend=backend, weights=weights, cache=cache, threads=threads, device=device)
-    return LanguageModel(decoder, found, name=str(name))
+    model = open_model(
+        name,
+        weights=weights,
+        backend=backend,
+        cache=cache,
+        threads=threads,
+        device=device,
+        revision=revision,
+        tokenizer=tokenizer,
+        progress=progress,
+    )
+    return LanguageModel(model.decoder, model.tokenizer, name=model.name)
 
 
 class LanguageModel:
@@ -119,7 +77,7 @@ class LanguageModel:
     def __init__(self, decoder: Decoder, tokenizer: Tokenizer | None, *, name: str = "model") -> None:
         self.name = name
         self.tokenizer = tokenizer
-        self._decoder = decoder
+        self._model = OpenModel(name, decoder, tokenizer)
         self._engine = Engine(decoder, tokenizer)
         # Only a lock that knows its owner can be released for certain by one who was interrupted while taking it.
         self._door, self._lock = threading.Lock(), threading.RLock()
@@ -132,7 +90,7 @@ class LanguageModel:
     @property
     def config(self) -> GPTConfig:
         """The model's configuration."""
-        return self._decoder.config
+        return self._model.config
 
     def __repr__(self) -> str:
         return f"<LanguageModel {self.name}: {self.config.parameter_count:,} parameters>"
@@ -196,12 +154,12 @@ class LanguageModel:
         """The k likeliest next tokens as (text, token id, probability), likeliest first."""
         if not is_integer(k) or not 1 <= k <= self.config.vocab_size:
             raise InvalidRequestError(f"k is {shown(k)}, expected 1 to {self.config.vocab_size}", param="k")
-        top = token_logprobs(self._logits(self._encode(prompt), "last")[-1], 0, k).top
+        top = token_logprobs(self._logits(self._model.encode(prompt), "last")[-1], 0, k).top
         return [(token_text(self.tokenizer, token), token, math.exp(value)) for token, value in top]
 
     def logits(self, prompt: Prompt) -> Floats:
         """The logits of the token after each position: float32 (T, V)."""
-        ids = self._encode(prompt)
+        ids = self._model.encode(prompt)
         if not ids:
             raise InvalidRequestError("logits need at least one token", param="prompt")
         return self._logits(ids, "all")
@@ -228,7 +186,7 @@ class LanguageModel:
     ) -> list[int]:
         """Queue requests, all or none."""
         encoded = [
-            self._encode(prompt, endless=isinstance(wanted, SamplingParams) and wanted.overflow == "slide")
+            self._model.encode(prompt, endless=isinstance(wanted, SamplingParams) and wanted.overflow == "slide")
             for prompt, wanted in zip(prompts, params, strict=True)
         ]
         requests: list[int] = []
@@ -367,25 +325,11 @@ class LanguageModel:
     # ---- scoring
 
     def _score(self, text: Prompt) -> Score:
-        ids = tuple(check_token_ids(self._encode(text, endless=True), self.config.vocab_size))
-        if not ids:
-            raise InvalidRequestError("there is nothing to score: the text has no tokens", param="text")
-        window = self.config.n_positions
-        if window == 1 < len(ids):
-            raise InvalidRequestError("the model has a single position: no token has one before it", param="text")
-        stride = max(1, window // 2)
+        ids = check_token_ids(self._model.encode(text, endless=True), self.config.vocab_size)
         logprobs: list[float | None] = [None]
-        for start in range(0, len(ids), stride):
-            end = min(start + window, len(ids))
-            if end <= len(logprobs):
-                break
-            fresh = end - len(logprobs)
-            logprobs.extend(self._prompt_logprobs(ids[start:end])[-fresh:])
-        size = None
-        if self.tokenizer is not None:
-            known = (token for token in ids[1:] if token < self.tokenizer.vocab_size)  # padding has no text
-            size = sum(len(self.tokenizer.token_bytes(token)) for token in known)
-        return Score(ids, tuple(logprobs), size)
+        for window in windows(len(ids), self.config.n_positions):
+            logprobs.extend(self._prompt_logprobs(ids[window.start : window.end])[-window.fresh :])
+        return make_score(ids, logprobs, self.tokenizer)
 
     def _prompt_logprobs(self, ids: Sequence[int]) -> list[float | None]:
         requests = self._add_all([ids], [SamplingParams(max_tokens=0, prompt_logprobs=0)])
@@ -398,46 +342,15 @@ class LanguageModel:
         assert completion.prompt_logits is not None
         return completion.prompt_logits
 
-    # ---- text
-
-    def _encode(self, prompt: Prompt, *, endless: bool = False) -> Sequence[int]:
-        """The token ids of a prompt. A text that is far too long is refused before it is encoded, unless `endless`."""
-        if not isinstance(prompt, str):
-            _check_list(prompt)
-            return list(prompt)
-        if self.tokenizer is None:
-            raise InvalidRequestError(
-                f"{self.name} has no tokenizer: give token ids, or load it with tokenizer=", param="prompt"
-            )
-        if not endless and self.tokenizer.certainly_exceeds(prompt, self.config.n_positions):
-            raise ContextLengthError(
-                f"the prompt has {len(prompt):,} characters, more than the model's {self.config.n_positions} positions "
-                "can hold; shorten it",
-                param="prompt",
-            )
-        return self.tokenizer.encode(prompt)
-
 
 def _is_one_prompt(prompts: object) -> bool:
     """Whether this is one prompt (text or token ids), not a list of them. Raises InvalidRequestError for neither."""
     if isinstance(prompts, str):
         return True
-    several = [isinstance(item, (str, Sequence, np.ndarray)) for item in _check_list(prompts)]
+    several = [isinstance(item, (str, Sequence, np.ndarray)) for item in check_list(prompts)]
     if any(several) and not all(several):
         raise InvalidRequestError("the prompts mix token ids with texts: a prompt is a text or a list", param="prompt")
     return not any(several) and len(several) > 0  # an empty list is an empty batch
-
-
-def _check_list(prompt: object) -> Sequence[object]:
-    """Token ids, or whatever else a list may hold."""
-    if isinstance(prompt, np.ndarray) and prompt.ndim != 1:
-        raise InvalidRequestError(f"a prompt as an array has one dimension, got {prompt.ndim}", param="prompt")
-    is_list = isinstance(prompt, Sequence) and not isinstance(prompt, (str, bytes, bytearray, memoryview))
-    if not is_list and not isinstance(prompt, np.ndarray):
-        raise InvalidRequestError(
-            f"the prompt is {shown(prompt)}, expected text, token ids, or a list of those", param="prompt"
-        )
-    return prompt  # type: ignore[return-value]  # an array of one dimension is as good as a sequence
 
 
 def _one_for_each(params: Params | Sequence[Params] | None, count: int) -> list[Params]:

@@ -180,7 +180,7 @@ def test_a_new_directory_that_cannot_take_its_place_gives_it_back(
     rename = Path.rename
 
     def fail_for_the_new_one(self: Path, target: Path) -> Path:
-        if self.name.endswith(".tmp") and Path(target) == directory:
+        if self.name == "new" and Path(target) == directory:
             raise OSError(5, "Input/output error")
         return rename(self, target)
 
@@ -189,6 +189,45 @@ def test_a_new_directory_that_cannot_take_its_place_gives_it_back(
         save_checkpoint(directory, CONFIG, random_arrays(seed=2), None)
     assert contents(directory) == before
     assert list(tmp_path.iterdir()) == [directory]
+
+
+KILLED = """
+import os, signal, sys; sys.path.insert(0, sys.argv[2])
+from pathlib import Path
+from tiny_checkpoint import CONFIG, random_arrays
+from gptwo.checkpoint import save_checkpoint
+rename, left = Path.rename, int(sys.argv[3])
+def rename_or_die(self, target):
+    global left
+    if left == 0: os.kill(os.getpid(), signal.SIGKILL)
+    left -= 1
+    return rename(self, target)
+Path.rename = rename_or_die
+save_checkpoint(Path(sys.argv[1]), CONFIG, random_arrays(seed=2), None)
+"""
+
+
+@pytest.mark.parametrize("renames", [0, 1])
+def test_the_next_save_clears_what_a_killed_one_left(tmp_path: Path, renames: int) -> None:
+    directory = write_directory(tmp_path / "m", random_arrays())
+    arguments = [sys.executable, "-c", KILLED, str(directory), str(Path(__file__).parent), str(renames)]
+    assert subprocess.run(arguments, check=False).returncode == -9
+    assert len(list(tmp_path.iterdir())) == (2 if renames == 0 else 1)
+    with pytest.raises(CheckpointError):  # it fails, and the old one is there all the same
+        save_checkpoint(directory, CONFIG, random_arrays(seed=3), BrokenTokenizer(OSError(28, "No space left")))
+    assert_holds(directory, random_arrays())
+    assert list(tmp_path.iterdir()) == [directory]
+
+
+def test_a_save_that_is_under_way_elsewhere_is_no_leftover(tmp_path: Path) -> None:
+    class SavesMeanwhile(Tokenizer):
+        def save(self, directory: Path, *, table: bool = False) -> None:
+            save_checkpoint(tmp_path / "m", CONFIG, random_arrays(seed=2), None)
+            super().save(directory, table=table)
+
+    save_checkpoint(tmp_path / "m", CONFIG, random_arrays(seed=3), SavesMeanwhile())
+    assert_holds(tmp_path / "m", random_arrays(seed=3))
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
 def test_values_beyond_the_type_are_refused_by_tensor(tmp_path: Path) -> None:

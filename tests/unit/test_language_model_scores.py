@@ -11,9 +11,10 @@ from numpy.testing import assert_array_equal
 from tiny_models import TOKENIZER, ToyDecoder, logits_of, random_arrays, reference_decoder, tiny_config
 
 from gptwo.errors import ContextLengthError, InvalidRequestError
-from gptwo.language_model import LanguageModel, Score
+from gptwo.language_model import LanguageModel
 from gptwo.model import GPT2
 from gptwo.sampling.sampler import log_softmax
+from gptwo.scoring import Score
 
 END = 299
 

@@ -22,6 +22,7 @@ LAYERS = (
     ("training", "bench", "batch", "course"),
     ("server", "evaluation"),
     ("language_model",),
+    ("loading", "scoring"),
     ("engine",),
     ("sampling",),
     ("decoder", "export", "inspection"),

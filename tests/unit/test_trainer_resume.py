@@ -129,8 +129,8 @@ def test_what_a_killed_process_left_half_written_is_cleared_away(data: Path, tmp
     with pytest.raises(StopError):
         run(data, out, stop_at(6))
     # As it is when the kill comes between the two renamings that replace the model.
-    (out / ".model.0123abcd.old").mkdir()
-    (out / "model").rename(out / ".model.0123abcd.old" / "model")
+    (out / ".model.0123abcd.tmp").mkdir()
+    (out / "model").rename(out / ".model.0123abcd.tmp" / "old")
     (out / ".model.4567abcd.tmp").mkdir()
     (out / ".model.4567abcd.tmp" / "config.json").touch()
     (out / "checkpoints" / ".step-00000007.pt.89abcdef.tmp").touch()

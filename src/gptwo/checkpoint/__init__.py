@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gptwo.checkpoint.formats import read_checkpoint
 from gptwo.checkpoint.resolve import FoundModel, embedded_models, resolve
-from gptwo.checkpoint.saving import check_replaceable, save_checkpoint, save_packed
+from gptwo.checkpoint.saving import check_replaceable, clear_saving_leftovers, save_checkpoint, save_packed
 from gptwo.checkpoint.stored import Checkpoint, Packed, StoredTensor
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "StoredTensor",
     "cached_models",
     "check_replaceable",
+    "clear_saving_leftovers",
     "embedded_models",
     "load_checkpoint",
     "resolve",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -91,24 +92,21 @@ def _save(directory: Path, write: Callable[[Path], None], card: str | None) -> N
     # A link stays a link, and what it leads to is replaced.
     target = Path(os.path.realpath(directory))
     check_replaceable(target)
-    temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _beside(target, "tmp")
-        write(temporary)
-        if card is not None:
-            (temporary / CARD).write_bytes(card.encode("utf-8", "replace"))  # a path in it may be no text
-        _settle(temporary)
-        _put_in_place(temporary, target)
+        clear_saving_leftovers(target)
+        with _beside(target) as temporary:
+            new = temporary / "new"
+            new.mkdir()
+            write(new)
+            if card is not None:
+                (new / CARD).write_bytes(card.encode("utf-8", "replace"))  # a path in it may be no text
+            _settle(new)
+            _put_in_place(temporary, target)
     except OSError as error:
         raise CheckpointError(f"checkpoint {directory}: cannot be saved: {error}") from error
     except CheckpointError as error:
         raise CheckpointError(f"checkpoint {directory}: cannot be saved: {error}") from error
-    finally:
-        if temporary is not None:
-            import shutil  # with all the compressors it imports, only for those who save
-
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _check_tensors(directory: Path, config: GPTConfig, tensors: Mapping[str, Array]) -> None:
@@ -159,27 +157,69 @@ def _settle(directory: Path) -> None:
 
 
 def _put_in_place(temporary: Path, target: Path) -> None:
-    """Rename the new directory to the name of the old one, which is moved aside first and comes back if that fails."""
-    if not target.exists():
-        temporary.rename(target)
-        return
-    aside = _beside(target, "old")
+    """Rename `new` in the temporary directory to the target, which is moved aside first and comes back if that fails.
+
+    Whoever is killed between the two leaves the target's only copy in the temporary directory, where the next save of
+    it finds it.
+    """
+    aside = temporary / "old"
+    if target.exists():
+        target.rename(aside)
     try:
-        target.rename(aside / target.name)
-        try:
-            temporary.rename(target)
-        except OSError:
-            (aside / target.name).rename(target)
-            raise
-    finally:
-        if target.exists():
-            import shutil
-
-            shutil.rmtree(aside, ignore_errors=True)
+        (temporary / "new").rename(target)
+    except OSError:
+        if aside.exists():
+            aside.rename(target)
+        raise
 
 
-def _beside(target: Path, suffix: str) -> Path:
-    """A new, hidden directory next to the target, so that renaming from one to the other stays on one disk."""
-    directory = target.with_name(f".{target.name}.{os.urandom(4).hex()}.{suffix}")
+@contextlib.contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """A new, hidden directory next to the target, so that renaming from one to the other stays on one disk.
+
+    It is locked for as long as its process lives, by which others can tell it from one that was left behind.
+    """
+    import shutil  # with all the compressors it imports, only for those who save
+
+    directory = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
     directory.mkdir()
-    return directory
+    try:
+        with _locked(directory):
+            yield directory
+    finally:
+        if target.exists() or not (directory / "old").exists():
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[bool]:
+    """Whether this process has the directory for itself; the lock ends with the process, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows, where nobody can tell, so that leftovers stay
+        yield False
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
+def clear_saving_leftovers(target: Path) -> None:
+    """Delete what processes that were killed while they saved here have left behind, but for the target's only copy."""
+    import shutil
+
+    name = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.tmp")
+    for leftover in [path for path in target.parent.iterdir() if name.fullmatch(path.name) and path.is_dir()]:
+        with contextlib.suppress(FileNotFoundError), _locked(leftover) as abandoned:
+            if not abandoned:
+                continue
+            if not target.exists() and (leftover / "old").exists():
+                (leftover / "old").rename(target)
+            shutil.rmtree(leftover, ignore_errors=True)

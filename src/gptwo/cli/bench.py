@@ -22,7 +22,12 @@ PEERS = "Peers"
 
 OPTIONS: list[click.Parameter] = [
     click.Argument(["model"], required=False),
-    click.Option(["--shape"], help="Random weights of a published size, or of `tiny`.  [default: gpt2]"),
+    click.Option(
+        ["--shape"],
+        metavar="NAME",
+        help="Random weights of a published size (distilgpt2, gpt2, gpt2-medium, gpt2-large, gpt2-xl) or of `tiny`."
+        "  [default: gpt2]",
+    ),
     click.Option(
         ["measures", "--measure"],
         multiple=True,

@@ -113,19 +113,25 @@ def _max_tokens(prompt: int, params: SamplingParams | BeamParams, positions: int
     if wanted is None:
         if prompt >= positions:
             raise ContextLengthError(
-                f"the prompt has {prompt} tokens, the model {positions} positions: nothing is left to generate{hint}",
+                f"the prompt has {_tokens(prompt)}, the model {positions} positions: nothing is left to generate{hint}",
                 param="prompt",
             )
         return positions - prompt
     if wanted == 0 and prompt > positions:
-        raise ContextLengthError(f"the text has {prompt} tokens, more than the model's {positions} positions", "prompt")
+        raise ContextLengthError(
+            f"the text has {_tokens(prompt)}, more than the model's {positions} positions", "prompt"
+        )
     if prompt + wanted > positions:
         raise ContextLengthError(
-            f"the prompt has {prompt} tokens and max_tokens is {wanted}: together more than the model's "
+            f"the prompt has {_tokens(prompt)} and max_tokens is {wanted}: together more than the model's "
             f"{positions} positions{hint}",
             param="max_tokens",
         )
     return wanted
+
+
+def _tokens(count: int) -> str:
+    return f"{count} token{'' if count == 1 else 's'}"
 
 
 def _bad_words(words: Sequence[str | Sequence[int]], tokenizer: Tokenizer | None) -> tuple[tuple[int, ...], ...]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gptwo.checkpoint import clear_saving_leftovers
 from gptwo.errors import TrainingError
 from gptwo.files import replace_file
 
@@ -70,24 +70,16 @@ def remember_settings(out: Path, settings: Mapping[str, Any], defaults: Mapping[
 def clear_leftovers(out: Path) -> None:
     """Delete what a process that was killed left half written; a model that it was about to replace comes back.
 
-    The names are those that `replace_file` and `save_checkpoint` give.
+    The names are those that `replace_file` gives.
     """
-    model, checkpoints = out / MODEL, out / CHECKPOINTS
-    for aside in out.glob(f".{MODEL}.*.old"):
-        if not model.exists() and (aside / MODEL).is_dir():
-            (aside / MODEL).rename(model)
+    clear_saving_leftovers(out / MODEL)
     for place, pattern in (
-        (out, f".{MODEL}.*.old"),
-        (out, f".{MODEL}.*.tmp"),
         (out, f".{SETTINGS}.*.tmp"),
         (out, f".{METRICS}.*.tmp"),
-        (checkpoints, ".step-*.pt.*.tmp"),
+        (out / CHECKPOINTS, ".step-*.pt.*.tmp"),
     ):
         for path in place.glob(pattern):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
