@@ -1,0 +1,374 @@
+"""`gptwo batch` as a person meets it: files, mistakes, Ctrl-C, `kill -9`, and going on after them."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gptwo
+from gptwo.batch.source import scan
+from gptwo.cli import main
+
+GPTWO = [sys.executable, "-m", "gptwo"]
+SECONDS = 120  # for what takes a few when nothing else runs
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def environment(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPTWO_MODEL", str(tiny_checkpoint))
+    monkeypatch.setenv("GPTWO_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
+
+
+def write_lines(path: str, lines: list[Any]) -> None:
+    Path(path).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def prompts(count: int) -> list[dict[str, Any]]:
+    return [{"id": f"line-{i}", "prompt": f"speak {i}", "max_tokens": 3 + i % 11} for i in range(count)]
+
+
+def read_lines(path: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def names() -> set[str]:
+    """All that lies here."""
+    return set(os.listdir())
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([*GPTWO, "batch", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(what: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
+    """What a process is to bring about before it ends."""
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        if found := what():
+            return found
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+    raise AssertionError("it did not come")
+
+
+def parts_done(out: str = "out.jsonl") -> list[Path]:
+    return sorted(Path(f"{out}.parts").glob("part-*"))
+
+
+# ---- answers
+
+
+def test_a_file_of_prompts_becomes_a_file_of_answers_in_their_order(capsys: Capture) -> None:
+    write_lines("in.jsonl", [*prompts(40), {"id": 41, "prompt": "a", "temprature": 0}])
+    assert main(["batch", "in.jsonl", "out.jsonl", "--seed", "5", "--top-k", "50"]) == 0
+    assert capsys.readouterr().out == "41 lines in out.jsonl, 1 with an error\n"
+    rows = read_lines("out.jsonl")
+    assert [row["index"] for row in rows] == list(range(41))
+    assert [row["id"] for row in rows] == [*(f"line-{i}" for i in range(40)), 41]
+    assert "did you mean 'temperature'" in rows[40]["error"]
+    assert names() == {"in.jsonl", "out.jsonl"}
+    with gptwo.load(os.environ["GPTWO_MODEL"]) as model:  # each row can be made again alone
+        for row in rows[:3]:
+            params = gptwo.SamplingParams(max_tokens=3 + row["index"], top_k=50, seed=row["seed"])
+            assert model.generate(row["prompt"], params).text == row["text"]
+
+
+def test_processes_and_formats_change_no_answer() -> None:
+    pq = pytest.importorskip("pyarrow.parquet", reason="needs the extra `batch`, which has pyarrow")
+    write_lines("in.jsonl", prompts(60))
+    assert main(["batch", "in.jsonl", "one.jsonl", "--seed", "1", "--max-sequences", "1"]) == 0
+    assert main(["batch", "in.jsonl", "two.parquet", "--seed", "1", "--processes", "3", "--max-sequences", "4"]) == 0
+    rows, stored = read_lines("one.jsonl"), pq.read_table("two.parquet").to_pylist()
+    for name in ("index", "id", "prompt", "text", "finish_reason", "seed", "prompt_tokens", "completion_tokens"):
+        assert [row[name] for row in stored] == [row[name] for row in rows]
+
+
+def test_texts_are_scored() -> None:
+    write_lines("in.jsonl", [{"text": f"hear me {i}", "source": "web"} for i in range(20)])
+    assert main(["batch", "in.jsonl", "out.jsonl", "--score", "--processes", "2"]) == 0
+    with gptwo.load(os.environ["GPTWO_MODEL"]) as model:
+        for row in read_lines("out.jsonl"):
+            assert row["logprob"] == model.score(row["text"]).total
+
+
+def test_an_empty_file_has_an_empty_answer(capsys: Capture) -> None:
+    Path("in.jsonl").write_text("\n\n")
+    assert main(["batch", "in.jsonl", "out.jsonl"]) == 0
+    assert Path("out.jsonl").read_text() == ""
+    assert capsys.readouterr().out == "0 lines in out.jsonl\n"
+
+
+# ---- interruptions
+
+
+def test_a_run_that_is_killed_again_and_again_ends_with_the_answers_of_one_that_was_not(
+    pytestconfig: pytest.Config,
+) -> None:
+    write_lines("in.jsonl", [*prompts(299), {"prompt": -1}])
+    run = ["in.jsonl", "--seed", "9", "--processes", "2", "--max-sequences", "2"]
+    assert main(["batch", run[0], "whole.jsonl", *run[1:]]) == 0
+    draw = random.Random()
+    kept: list[int] = []
+    kills = 0
+    for attempt in range(1000):
+        process = start(run[0], "out.jsonl", *run[1:])
+        try:
+            # Any moment will do; later ones as time goes by, so that it ends on the slowest machine.
+            out, err = process.communicate(timeout=draw.uniform(0.0, 0.4 + 0.1 * attempt))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            kills += 1
+            assert len(parts_done()) >= (kept[-1] if kept else 0) or Path("out.jsonl").exists()  # none is lost
+            kept.append(len(parts_done()))
+            if Path("out.jsonl").exists() and not Path("out.jsonl.parts").exists():
+                break  # killed when all was done
+            continue
+        assert (process.returncode, err) == (0, "")
+        break
+    assert kills
+    assert Path("out.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()
+    assert names() - {"in.jsonl", "out.jsonl", "whole.jsonl"} <= {name for name in names() if name.endswith(".old")}
+
+
+def interrupted(out: str = "out.jsonl") -> list[Path]:
+    """A run of 300 lines that was killed after some parts; what it has done."""
+    write_lines("in.jsonl", prompts(300))
+    process = start("in.jsonl", out, "--seed", "9", "--max-sequences", "1")
+    wait_for(lambda: len(parts_done(out)) >= 2, process)
+    process.kill()
+    process.communicate()
+    return parts_done(out)
+
+
+def test_parts_that_are_done_are_not_done_again(capsys: Capture) -> None:
+    done = interrupted()
+    times = {path.name: path.stat().st_mtime_ns for path in done[1:]}
+    lost = done[0]
+    lost.unlink()  # so that the run has something to do
+    Path("out.jsonl.parts/.part-x.tmp").write_text("half")
+    Path(".out.jsonl.0123abcd.tmp").write_text("half")
+    process = start("in.jsonl", "out.jsonl", "--max-sequences", "1")  # the seed is that of the run
+    wait_for(lost.exists, process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=SECONDS)
+    if process.returncode == 0:  # it was faster
+        assert Path("out.jsonl").exists()
+    else:
+        assert (process.returncode, out) == (130, "")
+        assert err == "stopped; what is done is in out.jsonl.parts, and the same command goes on from there\n"
+        assert times.items() <= {path.name: path.stat().st_mtime_ns for path in parts_done()}.items()
+        assert not list(Path("out.jsonl.parts").glob(".*"))
+        assert main(["batch", "in.jsonl", "out.jsonl", "--processes", "2", "--threads", "2"]) == 0
+        assert re.fullmatch(r"300 lines in out.jsonl, \d+ of them were there before\n", capsys.readouterr().out)
+    assert [row["index"] for row in read_lines("out.jsonl")] == list(range(300))
+    assert names() == {"in.jsonl", "out.jsonl"}
+
+
+def test_a_run_that_was_killed_when_its_output_was_there_ends_well() -> None:
+    interrupted()
+    shutil.copytree("out.jsonl.parts", "kept")
+    assert main(["batch", "in.jsonl", "out.jsonl"]) == 0
+    whole = Path("out.jsonl").read_bytes()
+    os.rename("kept", "out.jsonl.parts")  # as if it had not come to clear them
+    assert main(["batch", "in.jsonl", "out.jsonl"]) == 0
+    assert Path("out.jsonl").read_bytes() == whole
+    assert names() == {"in.jsonl", "out.jsonl"}
+
+
+def test_nothing_runs_on_when_the_command_is_killed() -> None:
+    if not Path(f"/proc/self/task/{os.getpid()}/children").exists():
+        pytest.skip("needs /proc/PID/task/TID/children, which says what processes a process has started")
+    write_lines("in.jsonl", prompts(300))
+    process = start("in.jsonl", "out.jsonl", "--processes", "2", "--max-sequences", "1")
+    wait_for(parts_done, process)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) == 2
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + SECONDS
+    while any(_runs(child) for child in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def _runs(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_process_that_dies_is_told_and_what_is_done_is_kept() -> None:
+    if not Path(f"/proc/self/task/{os.getpid()}/children").exists():
+        pytest.skip("needs /proc/PID/task/TID/children, which says what processes a process has started")
+    write_lines("in.jsonl", prompts(300))
+    process = start("in.jsonl", "out.jsonl", "--max-sequences", "1", "--seed", "3")
+    wait_for(parts_done, process)
+    (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(child), signal.SIGKILL)
+    out, err = process.communicate(timeout=SECONDS)
+    assert (process.returncode, out) == (1, "")
+    assert err == (
+        "gptwo: a process was ended by signal 9 in the middle of its work; is there enough memory?; parts that are "
+        "done are kept, and the same command goes on\n"
+    )
+    assert parts_done()
+
+
+# ---- going on with something else
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--seed", "10"], "out.jsonl was begun with seed 9, not 10: give the same to go on, or --restart to start afresh"),
+        (["--temperature", "0.5"], "out.jsonl was begun with temperature by default, not 0.5"),
+        (["--token-ids"], "out.jsonl was begun with token_ids False, not True"),
+        (["--weights", "bf16"], "out.jsonl was begun with weights 'auto', not 'bf16'"),
+        (["--model", "shakespeare"], "out.jsonl was begun with another model"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+@pytest.mark.usefixtures("_begun")
+def test_a_run_goes_on_with_the_settings_that_it_was_begun_with(more: list[str], message: str, capsys: Capture) -> None:
+    before = {path.name for path in parts_done()}
+    assert main(["batch", "in.jsonl", "out.jsonl", *more]) == 1
+    assert message in capsys.readouterr().err
+    assert {path.name for path in parts_done()} == before
+
+
+@pytest.fixture
+def _begun(begun: Path, tmp_path: Path) -> None:
+    shutil.copytree(begun, tmp_path, dirs_exist_ok=True)
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """A directory with a run that was killed."""
+    directory = tmp_path_factory.mktemp("begun")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        patch.setenv("GPTWO_MODEL", str(tiny_checkpoint))
+        patch.setenv("GPTWO_THREADS", "1")
+        interrupted()
+    return directory
+
+
+@pytest.mark.usefixtures("_begun")
+def test_another_input_is_refused_unless_one_starts_afresh(capsys: Capture) -> None:
+    write_lines("in.jsonl", prompts(7))
+    assert main(["batch", "in.jsonl", "out.jsonl"]) == 1
+    assert "out.jsonl was begun with another input: give the same to go on" in capsys.readouterr().err
+    assert main(["batch", "in.jsonl", "out.jsonl", "--restart"]) == 0
+    assert len(read_lines("out.jsonl")) == 7
+
+
+@pytest.mark.usefixtures("_begun")
+def test_a_broken_record_of_a_run_is_told(capsys: Capture) -> None:
+    Path("out.jsonl.parts/batch.json").write_text('{"format": 1')
+    assert main(["batch", "in.jsonl", "out.jsonl"]) == 1
+    assert "batch.json: is broken" in capsys.readouterr().err
+    Path("out.jsonl.parts/batch.json").write_text('{"format": 1}')
+    assert main(["batch", "in.jsonl", "out.jsonl"]) == 1
+    assert "start afresh with --restart" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_begun")
+def test_two_commands_do_not_work_on_one_output(capsys: Capture) -> None:
+    process = start("in.jsonl", "out.jsonl", "--max-sequences", "1")
+    done = len(parts_done())
+    wait_for(lambda: len(parts_done()) > done, process)
+    assert main(["batch", "in.jsonl", "out.jsonl"]) == 1
+    assert capsys.readouterr().err == "gptwo: out.jsonl: another process is working on it\n"
+    process.kill()
+    process.communicate()
+
+
+def test_an_input_that_changes_meanwhile_is_told(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_lines("in.jsonl", prompts(30))
+    begin = scan
+
+    def scan_and_change(*arguments: Any) -> Any:
+        found = begin(*arguments)
+        write_lines("in.jsonl", prompts(31))
+        return found
+
+    monkeypatch.setattr("gptwo.batch.run.scan", scan_and_change)
+    assert main(["batch", "in.jsonl", "out.jsonl"]) == 1
+    assert "in.jsonl: was changed while it was being answered" in capsys.readouterr().err
+    assert not Path("out.jsonl").exists()
+
+
+# ---- mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["in.jsonl", "out.csv"], 2, "the output is called out.csv, expected a name that ends in .parquet or .jsonl"),
+        (["absent.jsonl", "out.jsonl"], 1, "absent.jsonl: there is no such file"),
+        ([".", "out.jsonl"], 1, "is no file that can be read twice"),
+        (["in.jsonl", "absent/out.jsonl"], 1, "there is no directory absent"),
+        (["in.jsonl", "directory.jsonl"], 1, "directory.jsonl: is a directory"),
+        (["in.jsonl", "there.jsonl"], 1, "there.jsonl: is there already; choose another name, or --overwrite"),
+        (["in.jsonl", "in.jsonl", "--overwrite"], 1, "in.jsonl: is the input too"),
+        (["in.jsonl", "out.jsonl", "--processes", "0"], 2, "--processes"),
+        (["in.jsonl", "out.jsonl", "--temperature", "-1"], 2, "temperature is -1.0"),
+        (["in.jsonl", "out.jsonl", "--score", "--top-k", "4"], 2, "top_k is for generating"),
+        (["in.jsonl", "out.jsonl", "--beams", "2", "--top-k", "4"], 2, "--top-k is for sampling"),
+        (["in.jsonl", "out.jsonl", "--model", "absent/model.pt"], 1, "no such file or directory: 'absent/model.pt'"),
+        (["in.jsonl", "out.jsonl", "--device", "cuda", "--backend", "native"], 1, "the native backend runs on the CPU"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    arguments: list[str], code: int, message: str, capsys: Capture
+) -> None:
+    write_lines("in.jsonl", prompts(3))
+    Path("there.jsonl").write_text("mine")
+    Path("directory.jsonl").mkdir()
+    before = names()
+    assert main(["batch", *arguments]) == code
+    assert message in capsys.readouterr().err
+    assert names() == before
+    assert Path("there.jsonl").read_text() == "mine"
+
+
+def test_parquet_needs_pyarrow_and_is_told_before_any_work(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_lines("in.jsonl", prompts(3))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    assert main(["batch", "in.jsonl", "out.parquet"]) == 1
+    assert "pip install 'gptwo[batch]'" in capsys.readouterr().err
+    assert names() == {"in.jsonl"}
+
+
+def test_an_output_that_is_there_is_replaced_when_all_is_done() -> None:
+    write_lines("in.jsonl", prompts(3))
+    Path("out.jsonl").write_text("mine")
+    assert main(["batch", "in.jsonl", "out.jsonl", "--overwrite"]) == 0
+    assert len(read_lines("out.jsonl")) == 3
+
+
+def test_strict_stops_at_a_line_with_an_error_before_any_work_if_it_can(capsys: Capture) -> None:
+    write_lines("in.jsonl", [*prompts(3), {"prompt": "a", "top_k": -5}])
+    assert main(["batch", "in.jsonl", "out.jsonl", "--strict"]) == 1
+    assert "in.jsonl line 4: top_k is -5" in capsys.readouterr().err
+    assert names() == {"in.jsonl"}
+    write_lines("in.jsonl", [{"prompt": "a", "max_tokens": 1000}])
+    assert main(["batch", "in.jsonl", "out.jsonl", "--strict"]) == 1
+    assert "in.jsonl line 1: the prompt has 1 token and max_tokens is 1000" in capsys.readouterr().err
