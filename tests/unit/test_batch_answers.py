@@ -21,7 +21,13 @@ from gptwo.errors import NumericalError, OutOfMemoryError
 
 
 def answers_to(
-    checkpoint: Path, lines: list[Any], *, max_sequences: int = 3, score: bool = False, token_ids: bool = False, **more: Any
+    checkpoint: Path,
+    lines: list[Any],
+    *,
+    max_sequences: int = 3,
+    score: bool = False,
+    token_ids: bool = False,
+    **more: Any,
 ) -> list[Answer]:
     """The answers to objects, in the order of the lines."""
     work = Work(model=BatchModel(name=str(checkpoint)), score=score, parameters=more, seed=1, token_ids=token_ids)
@@ -75,7 +81,7 @@ def test_an_answer_does_not_depend_on_what_else_is_answered(tiny_checkpoint: Pat
 
 def test_of_several_texts_the_first_stands_in_the_row_and_all_in_its_choices(tiny_checkpoint: Path) -> None:
     (row,) = rows_of(tiny_checkpoint, [{"prompt": "All:", "n": 3, "max_tokens": 4}], token_ids=True)
-    assert [choice["text"] for choice in row["choices"]][0] == row["text"]
+    assert row["choices"][0]["text"] == row["text"]
     assert len(row["choices"]) == 3
     assert row["completion_tokens"] == sum(len(choice["token_ids"]) for choice in row["choices"])
     assert row["token_ids"] == row["choices"][0]["token_ids"]
@@ -123,7 +129,9 @@ def test_a_failure_while_generating_is_the_lines_unless_it_is_the_machines(
 
 def test_a_text_is_scored_as_lm_score_does(tiny_checkpoint: Path, model: gptwo.LanguageModel) -> None:
     texts: list[Any] = ["hear me speak", "First Citizen: " * 40, [5, 6, 7], [5], "", [10**6]]
-    rows = rows_of(tiny_checkpoint, [{"text": text, "id": i} for i, text in enumerate(texts)], score=True, token_ids=True)
+    rows = rows_of(
+        tiny_checkpoint, [{"text": text, "id": i} for i, text in enumerate(texts)], score=True, token_ids=True
+    )
     for text, row in zip(texts[:4], rows, strict=False):
         alone = model.score(text)
         assert (row["tokens"], row["logprob"], row["bits_per_byte"]) == (

@@ -75,7 +75,10 @@ def test_a_line_of_openais_batch_file_is_taken() -> None:
         ({"prompt": "a", "temperature": -1}, "temperature is -1"),
         ({"prompt": "a", "max_tokens": "many"}, "max_tokens is 'many'"),
         ({"prompt": "a", "min_tokens": "x"}, "min_tokens is 'x'"),
-        ({"prompt": "a", "length_penalty": 1}, "'length_penalty' is no parameter of sampling; beam search needs num_beams"),
+        (
+            {"prompt": "a", "length_penalty": 1},
+            "'length_penalty' is no parameter of sampling; beam search needs num_beams",
+        ),
         ({"prompt": "a", "num_beams": 2, "top_p": 0.5}, "'top_p' is no parameter of beam search"),
         ({"custom_id": "a", "url": "/v1/chat/completions", "body": {}}, "expected '/v1/completions'"),
         ({"custom_id": "a", "method": "GET", "body": {}}, "method is 'GET', expected 'POST'"),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from gptwo.batch.rows import Row, completion_row, error_row, score_row
 from gptwo.batch.settings import Work
@@ -150,3 +151,14 @@ def open_batch_model(work: Work, threads: int | None) -> OpenModel:
         tokenizer=model.tokenizer,
         threads=threads,
     )
+
+
+def summary(answers: Sequence[Answer]) -> dict[str, Any]:
+    """What is reported of answers: {lines, tokens, errors, first_error}, the last one (line number, error) or None."""
+    errors = [answer for answer in answers if answer.error is not None]
+    return {
+        "lines": len(answers),
+        "tokens": sum(answer.tokens for answer in answers),
+        "errors": len(errors),
+        "first_error": (errors[0].line_number, errors[0].error) if errors else None,
+    }

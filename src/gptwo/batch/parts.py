@@ -131,14 +131,18 @@ class Parts:
         _discard(self.directory)
 
 
-def write_part(directory: Path, key: str, number: int, answers: Sequence[Answer]) -> None:
-    """Write a part, whole or not at all. Raises DataError."""
+def part_of(answers: Sequence[Answer]) -> bytes:
+    """A part as it is stored: its totals, then the rows of its answers."""
     totals = Totals(len(answers), sum(a.error is not None for a in answers), sum(a.tokens for a in answers))
+    return b"".join([json.dumps(vars(totals)).encode() + b"\n", *(to_line(answer.row) for answer in answers)])
+
+
+def write_part(directory: Path, key: str, number: int, data: bytes) -> None:
+    """Write a part, whole or not at all. Raises DataError."""
     path = _path(directory, key, number)
     try:
         with replace_file(path) as file:
-            file.write(json.dumps(vars(totals)).encode() + b"\n")
-            file.writelines(to_line(answer.row) for answer in answers)
+            file.write(data)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from error
 

@@ -18,8 +18,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from gptwo.batch.answering import Answer, Answering, open_batch_model
-from gptwo.batch.parts import write_part
+from gptwo.batch.answering import Answer, Answering, open_batch_model, summary
+from gptwo.batch.parts import part_of, write_part
 from gptwo.batch.settings import Work
 from gptwo.batch.source import Line, Part, check_unchanged, read_part
 from gptwo.errors import GptwoError
@@ -73,22 +73,12 @@ def _work(first: Mapping[str, Any], orders: queue.SimpleQueue[dict[str, Any]], o
             continue
         for answer in answers:
             next(part for part in begun if part.holds(answer.index)).answers[answer.index] = answer
-        _report(out, _summary(answers))
+        _report(out, summary(answers))
         for part in [part for part in begun if part.complete]:
             check_unchanged(source, (size, changed, number))
-            write_part(directory, first["key"], part.part.number, part.rows())
+            write_part(directory, first["key"], part.part.number, part_of(part.rows()))
             begun.remove(part)
             _report(out, {"part": part.part.number})
-
-
-def _summary(answers: list[Answer]) -> dict[str, Any]:
-    errors = [answer for answer in answers if answer.error is not None]
-    return {
-        "lines": len(answers),
-        "tokens": sum(answer.tokens for answer in answers),
-        "errors": len(errors),
-        "first_error": None if not errors else [errors[0].line_number, errors[0].error],
-    }
 
 
 class _Begun:
