@@ -90,6 +90,50 @@ class TrainingError(GptwoError):
     """A training run that cannot start, go on, or save."""
 
 
+class AuthenticationError(GptwoError):
+    """A server was asked without an API key, or with one that it does not know."""
+
+    http_status = 401
+
+
+class PayloadTooLargeError(InvalidRequestError):
+    """A request's body has more bytes than the server takes."""
+
+    http_status = 413
+
+
+class BodyTimeoutError(InvalidRequestError):
+    """A request's body did not arrive in time."""
+
+    http_status = 408
+
+
+class MediaTypeError(InvalidRequestError):
+    """A request's body is of a type, or coded in a way, that the server does not read."""
+
+    http_status = 415
+
+
+class TooManyRequestsError(GptwoError):
+    """More requests of one API key at a time than the server allows."""
+
+    http_status = 429
+    retry_after: float = 1.0
+    """Seconds after which it is worth asking again."""
+
+
+class NotReadyError(GptwoError):
+    """The server's model is still being loaded."""
+
+    http_status = 503
+    retry_after: float = 1.0
+    """Seconds after which it is worth asking again."""
+
+
+class ServerError(GptwoError):
+    """A server that cannot start: an address that is taken, or keys that cannot be read."""
+
+
 class BenchError(GptwoError):
     """A measurement that could not be made: another engine that does not answer, or cannot be given the weights."""
 

@@ -65,7 +65,7 @@ class ServerSettings:
         None, integer(1, optional=True), "Most requests of one API key at a time; none has no limit."
     )
 
-    max_queue: int = option(256, integer(1), "Most prompts that wait or run at a time; beyond it the answer is 429.")
+    max_queue: int = option(256, integer(1), "Most prompts that may wait for their turn; beyond it the answer is 429.")
     max_wait: float | None = option(
         60.0, number(0.001, LONGEST_TIME, optional=True), "Longest wait in the queue, in seconds; then it is 503."
     )
@@ -85,7 +85,7 @@ class ServerSettings:
         LARGEST_N, integer(1, LARGEST_N), "Most texts to choose from for each prompt (best_of), and most beams."
     )
     max_tokens: int | None = option(
-        None, integer(1, optional=True), "Most tokens that a request may ask for (max_tokens); none is the context."
+        None, integer(1, optional=True), "Most tokens that a request may ask for; none is the model's context."
     )
     max_stop: int = option(16, integer(0, MOST_STOP_STRINGS), "Most stop strings in a request.")
     max_logprobs: int = option(20, integer(0), "Most alternatives for each token (logprobs and prompt_logprobs).")
@@ -94,7 +94,7 @@ class ServerSettings:
     drain_timeout: float = option(
         30.0, number(0.0, LONGEST_TIME), "Seconds that running requests have to end after SIGTERM or Ctrl-C."
     )
-    keep_alive: float = option(
+    keep_alive_interval: float = option(
         15.0, number(0.01, LONGEST_TIME), "Seconds of silence in a stream before a comment that keeps it open."
     )
     log_level: Literal["debug", "info", "warning", "error"] = option(
