@@ -1,1 +1,1 @@
-"""The HTTP server: OpenAI's completions, scores and tokens of one model (extra: server)."""
+"""A model as a service: many people's requests, one engine."""
