@@ -138,13 +138,13 @@ def _add_status_routes(app: FastAPI, service: Service) -> None:
             return json_response({"status": "busy"}, 503, {"Retry-After": "1"})
         return json_response({"status": "ok"})
 
-    @app.api_route("/health", methods=["GET", "HEAD"], summary="Whether it works", tags=["status"], response_model=None)
+    @app.head("/health", include_in_schema=False)
+    @app.get("/health", summary="Whether it works", tags=["status"], response_model=None)
     async def health() -> Response:
         return status(busy_counts=False)
 
-    @app.api_route(
-        "/ready", methods=["GET", "HEAD"], summary="Whether it takes requests now", tags=["status"], response_model=None
-    )
+    @app.head("/ready", include_in_schema=False)
+    @app.get("/ready", summary="Whether it takes requests now", tags=["status"], response_model=None)
     async def ready() -> Response:
         return status(busy_counts=True)
 
