@@ -54,8 +54,8 @@ def command(served: str | None, **_: Any) -> None:
     """Serve MODEL over HTTP: OpenAI's completions, scores, tokens, and a playground for the browser.
 
     MODEL is what --model takes. The address is printed once the server listens; it answers 503 until the model is
-    loaded. Ctrl-C or SIGTERM lets running requests end, for --drain-timeout seconds at most, and a second one ends it at
-    once. A setting may also come from the environment variable beside it; the option on the command line wins. Only
+    loaded. Ctrl-C or SIGTERM lets running requests end, for --drain-timeout seconds at most, and a second one ends it
+    at once. A setting may also come from the environment variable beside it; the option on the command line wins. Only
     this machine can reach the server unless --host says otherwise.
     """
     context = click.get_current_context()
@@ -74,5 +74,3 @@ def command(served: str | None, **_: Any) -> None:
         raise MissingDependencyError(f"serving needs {error.name}: pip install 'gptwo[server]'") from error
 
     serve(whole, announce=lambda address: write(f"gptwo serves {whole.model_names[0]} at {address}\n"))
-
-

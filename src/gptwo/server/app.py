@@ -103,7 +103,9 @@ def _add_model_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/models", summary="The models that are served", tags=["OpenAI"], response_model=None)
     async def list_models() -> Response:
-        return json_response({"object": "list", "data": [_model(service, name) for name in service.settings.model_names]})
+        return json_response(
+            {"object": "list", "data": [_model(service, name) for name in service.settings.model_names]}
+        )
 
     @app.get("/v1/models/{model_id:path}", summary="One model", tags=["OpenAI"], response_model=None)
     async def retrieve_model(model_id: str) -> Response:

@@ -145,5 +145,3 @@ class Linger:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
         await self._app(scope, counted, held)
-
-

@@ -68,9 +68,7 @@ def describe(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            schema = get_openapi(
-                title=app.title, version=app.version, description=app.description, routes=app.routes
-            )
+            schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             _, bodies = models_json_schema([(body, "validation") for body in _BODIES], ref_template=_PLACE + "{model}")
             components = schema.setdefault("components", {})
             components.setdefault("schemas", {}).update({**bodies["$defs"], "Error": _ERROR})

@@ -1,4 +1,4 @@
-"""Errors as OpenAI's clients read them: one object with `message`, `type`, `param` and `code`, all four always there."""
+"""Errors as OpenAI's clients read them: `message`, `type`, `param` and `code`, all four always there."""
 
 from __future__ import annotations
 

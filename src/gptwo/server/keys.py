@@ -82,7 +82,9 @@ class KeyGuard:
             await response_to(AuthenticationError(f"the request has {said}"))(scope, receive, send)
             return
         if self._most is not None and self._running[key] >= self._most:
-            error = TooManyRequestsError(f"{self._running[key]} requests with this API key are under way, the most allowed")
+            error = TooManyRequestsError(
+                f"{self._running[key]} requests with this API key are under way, the most allowed"
+            )
             await response_to(error)(scope, receive, send)
             return
         self._running[key] += 1

@@ -17,9 +17,9 @@ class Described(NamedTuple):
 
 
 class LogprobLists:
-    """Fills the lists for one text, in order and in as many parts as it is streamed in.
+    r"""Fills the lists for one text, in order and in as many parts as it is streamed in.
 
-    A token that is part of a character is named by its bytes, `bytes:\\xe2\\x80`, so that two of them differ; a token
+    A token that is part of a character is named by its bytes, `bytes:\xe2\x80`, so that two of them differ; a token
     without a text, and all of them with `as_ids`, by `token_id:ID`. Offsets count characters of the text.
     """
 
@@ -70,9 +70,9 @@ class LogprobLists:
 
 
 def token_name(tokenizer: Tokenizer, token_id: int) -> str:
-    """A token's text, or its bytes in OpenAI's way of writing them where they are part of a character.
+    r"""A token's text, or its bytes in OpenAI's way of writing them where they are part of a character.
 
-    Example: the second half of an `é` is "bytes:\\xa9", with the backslash as a character.
+    Example: the second half of an `é` is "bytes:\xa9", with the backslash as a character.
     """
     data = tokenizer.token_bytes(token_id)
     try:
@@ -96,7 +96,7 @@ def vllm_prompt_logprobs(lists: LogprobLists, logprobs: Sequence[TokenLogprob | 
         if found is None:
             shown.append(None)
             continue
-        entries = {
+        entries: dict[str, dict[str, Any]] = {
             str(other.token_id): {"logprob": other.logprob, "rank": rank, "decoded_token": lists.name(other.token_id)}
             for rank, other in enumerate(found.top, 1)
         }

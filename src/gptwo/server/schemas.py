@@ -18,7 +18,7 @@ HELP = BeamParams.field_help() | SamplingParams.field_help()
 SAMPLING = frozenset(SamplingParams.field_help())
 BEAMS = frozenset(BeamParams.field_help())
 
-_TOKEN_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}}
+_TOKEN_IDS: dict[str, Any] = {"type": "array", "items": {"type": "integer", "minimum": 0}}
 _PROMPT: dict[str, Any] = {
     "anyOf": [
         {"type": "string"},
@@ -32,7 +32,7 @@ _PROMPT: dict[str, Any] = {
 def _parameter(name: str, kind: str | None = None, **schema: Any) -> Any:
     """A field that SamplingParams or BeamParams checks. kind: its JSON type, beside null."""
     default = getattr(SamplingParams if name in SAMPLING else BeamParams, name)
-    described = {"type": [kind, "null"]} if kind else {}
+    described: dict[str, Any] = {"type": [kind, "null"]} if kind else {}
     shown = list(default) if isinstance(default, tuple) else default
     return Field(None, description=HELP[name], json_schema_extra={"default": shown, **described, **schema})
 
@@ -94,7 +94,9 @@ class CompletionRequest(_Body):
     bad_words: Any = _parameter("bad_words", "array", items={"anyOf": [{"type": "string"}, _TOKEN_IDS]})
     prompt_logprobs: Any = _parameter("prompt_logprobs", "integer", minimum=0)
     truncate_prompt_tokens: int | None = Field(
-        None, ge=-1, description="Keep this many tokens at the prompt's end; -1 keeps as many as the model has room for."
+        None,
+        ge=-1,
+        description="Keep this many tokens at the prompt's end; -1 keeps as many as the model has room for.",
     )
     return_token_ids: bool | None = Field(None, description="Give token ids too, of the prompt and of each choice.")
     return_tokens_as_token_ids: bool | None = Field(None, description="In `logprobs`, name tokens as `token_id:ID`.")
@@ -120,7 +122,7 @@ class ScoreRequest(_Body):
 
     model: str | None = Field(None, description="The model's name as `/v1/models` has it; may be left out.")
     input: Any = Field(
-        description="Text, token ids, or a list of either. A text of any length is read in windows that overlap by half.",
+        description="Text, token ids, or a list of either. A long one is read in windows that overlap by half.",
         json_schema_extra=_PROMPT,
     )
     logprobs: int | None = Field(None, ge=0, description="Give so many of the likeliest tokens in each place too.")
@@ -133,7 +135,9 @@ class TokenizeRequest(_Body):
     model: str | None = Field(None, description="The model's name as `/v1/models` has it; may be left out.")
     prompt: str = Field(description="The text.")
     add_special_tokens: bool | None = Field(None, description="Accepted; GPT-2's prompts have none to add.")
-    allow_special: bool | None = Field(None, description="Read `<|endoftext|>` as the special token, not as text.")
+    allow_special: bool | None = Field(
+        None, description="Read `<|endoftext|>` as the special token, not as text; alone it always is."
+    )
     return_token_strs: bool | None = Field(None, description="Give each token's text too; true unless said otherwise.")
 
 

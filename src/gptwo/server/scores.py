@@ -25,6 +25,7 @@ from gptwo.server.runner import Runner
 from gptwo.server.schemas import ScoreRequest
 from gptwo.server.service import Service
 from gptwo.server.sse import unless_gone
+from gptwo.server.ticket import cancel_all
 
 # Parts of texts that one request has in the queue at a time: enough for a full step, few enough to leave room.
 AT_ONCE = 16
@@ -66,9 +67,7 @@ def _ask(service: Service, runner: Runner, data: bytes) -> Asked:
     name, settings, model = service.check_name(body.model), service.settings, runner.model
     count = body.logprobs or 0
     if count > settings.max_logprobs:
-        raise InvalidRequestError(
-            f"logprobs is {count}, this server takes at most {settings.max_logprobs}", "logprobs"
-        )
+        raise InvalidRequestError(f"logprobs is {count}, this server takes at most {settings.max_logprobs}", "logprobs")
     params = SamplingParams(max_tokens=0, prompt_logprobs=count)
     texts, parts, left = [], [], settings.max_score_tokens
     for text in prompts_of("input", body.input, settings.max_prompts):
@@ -76,8 +75,7 @@ def _ask(service: Service, runner: Runner, data: bytes) -> Asked:
         left -= len(ids)
         if left < 0:
             raise InvalidRequestError(
-                f"the texts have more than {settings.max_score_tokens} tokens together, the most that this server takes "
-                "in one request",
+                f"the texts have more than {settings.max_score_tokens} tokens together, this server's limit",
                 "input",
             )
         texts.append(ids)
@@ -93,16 +91,15 @@ async def _answer(asked: Asked, runner: Runner) -> dict[str, Any]:
         tickets = runner.submit([part.request for part in group])
         try:
             for part, ticket in zip(group, tickets, strict=True):
-                logprobs = (await ticket.completion()).prompt_logprobs
-                assert logprobs is not None
-                known.append(list(logprobs[len(logprobs) - part.fresh :]))
+                scored = (await ticket.completion()).prompt_logprobs
+                assert scored is not None
+                known.append(list(scored[len(scored) - part.fresh :]))
         finally:
-            for ticket in tickets:
-                ticket.cancel()
+            cancel_all(tickets)
     pieces = iter(known)
     data = []
     for index, (ids, own) in enumerate(zip(asked.texts, asked.parts, strict=True)):
-        logprobs = [None, *itertools.chain.from_iterable(itertools.islice(pieces, len(own)))]
+        logprobs: list[TokenLogprob | None] = [None, *itertools.chain.from_iterable(itertools.islice(pieces, len(own)))]
         data.append(_score(asked, runner, index, ids, logprobs))
     count = sum(map(len, asked.texts))
     usage = {"prompt_tokens": count, "completion_tokens": 0, "total_tokens": count}
@@ -113,7 +110,7 @@ def _score(
     asked: Asked, runner: Runner, index: int, ids: tuple[int, ...], logprobs: list[TokenLogprob | None]
 ) -> dict[str, Any]:
     tokenizer = runner.model.tokenizer
-    score = make_score(ids, [token and token.logprob for token in logprobs], tokenizer)
+    score = make_score(ids, [None if token is None else token.logprob for token in logprobs], tokenizer)
     writer = LogprobLists(tokenizer, as_ids=bool(asked.body.return_tokens_as_token_ids))
     writer.begin(0, skip_special=False)
     lists = writer.lists(prompt_tokens(ids, logprobs))

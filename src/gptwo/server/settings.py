@@ -7,8 +7,18 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from gptwo.errors import InvalidRequestError
-from gptwo.options import MOST_THREADS, boolean, check_options, choice, integer, number, option, refuse, text
-from gptwo.options import refuse_unknown_names
+from gptwo.options import (
+    MOST_THREADS,
+    boolean,
+    check_options,
+    choice,
+    integer,
+    number,
+    option,
+    refuse,
+    refuse_unknown_names,
+    text,
+)
 from gptwo.sampling.params import LARGEST_N, MOST_STOP_STRINGS
 
 LONGEST_TIME = 7 * 24 * 3600.0  # seconds; beyond it a limit is no limit
@@ -106,7 +116,9 @@ class ServerSettings:
     def __post_init__(self) -> None:
         check_options(self)
         if self.root_path is not None and not self.root_path.startswith("/"):
-            raise InvalidRequestError(f"root_path is {self.root_path!r}, expected a path that begins with /", "root_path")
+            raise InvalidRequestError(
+                f"root_path is {self.root_path!r}, expected a path that begins with /", "root_path"
+            )
 
     @property
     def model_names(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -115,3 +115,9 @@ class Ticket:
     async def _news(self) -> None:
         self._answer.news.clear()
         await self._answer.news.wait()
+
+
+def cancel_all(tickets: Iterable[Ticket]) -> None:
+    """Let go of several requests."""
+    for ticket in tickets:
+        ticket.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
@@ -16,7 +17,9 @@ from gptwo.server.logprobs import token_name
 from gptwo.server.runner import Runner
 from gptwo.server.schemas import DetokenizeRequest, TokenizeRequest
 from gptwo.server.service import Service
-from gptwo.tokenizer import Tokenizer
+from gptwo.tokenizer import END_OF_TEXT, Tokenizer
+
+Work = Callable[[Service, Runner, bytes], dict[str, Any]]
 
 
 async def tokenize(service: Service, http: HttpRequest) -> Response:
@@ -47,7 +50,7 @@ def tokenizer_info(runner: Runner) -> dict[str, Any]:
     }
 
 
-async def _answer(service: Service, http: HttpRequest, work: Any) -> Any:
+async def _answer(service: Service, http: HttpRequest, work: Work) -> dict[str, Any]:
     runner = service.runner
     data = await read_body(http, most=service.settings.max_body, timeout=service.settings.body_timeout)
     return await service.prepare(work, service, runner, data)
@@ -57,7 +60,9 @@ def _tokenize(service: Service, runner: Runner, data: bytes) -> dict[str, Any]:
     body = parse(TokenizeRequest, data)
     service.check_name(body.model)
     tokenizer = _tokenizer(runner)
-    ids = tokenizer.encode(body.prompt, allow_special=bool(body.allow_special))
+    # A special token's name in a text is text. Alone it is how lm-eval asks for the token.
+    alone = body.prompt == END_OF_TEXT
+    ids = tokenizer.encode(body.prompt, allow_special=alone or bool(body.allow_special))
     return {
         "count": len(ids),
         "max_model_len": runner.model.config.n_positions,
