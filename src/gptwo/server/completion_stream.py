@@ -12,8 +12,9 @@ from gptwo.errors import GptwoError
 from gptwo.server.asked import Asked, PromptAsked
 from gptwo.server.logprobs import Described
 from gptwo.server.runner import Runner
+from gptwo.server.service import submitted
 from gptwo.server.sse import event
-from gptwo.server.ticket import Ticket, cancel_all
+from gptwo.server.ticket import Ticket
 
 
 async def completion_events(asked: Asked, runner: Runner, fields: dict[str, Any]) -> AsyncGenerator[bytes]:
@@ -23,8 +24,7 @@ async def completion_events(asked: Asked, runner: Runner, fields: dict[str, Any]
     """
     stream = _Stream(asked, fields)
     scoring = [prompt.scoring for prompt in asked.prompts if prompt.scoring is not None]
-    tickets = runner.submit([*scoring, *(prompt.request for prompt in asked.prompts)])
-    try:
+    with submitted(runner, [*scoring, *(prompt.request for prompt in asked.prompts)]) as tickets:
         scores = [await ticket.completion() for ticket in tickets[: len(scoring)]]
         for data in stream.prompts(scores):
             yield data
@@ -33,8 +33,6 @@ async def completion_events(asked: Asked, runner: Runner, fields: dict[str, Any]
                 data = stream.piece(number, item)
                 if data:
                     yield data
-    finally:
-        cancel_all(tickets)
     if stream.includes_usage:
         yield event({**asked.head, "choices": [], "usage": asked.usage(stream.tokens)})
 

@@ -16,9 +16,8 @@ from gptwo.server.failures import json_response
 from gptwo.server.log import record_of
 from gptwo.server.logprobs import Described, vllm_prompt_logprobs
 from gptwo.server.runner import Runner
-from gptwo.server.service import Service
+from gptwo.server.service import Service, submitted
 from gptwo.server.sse import EventStream, unless_gone
-from gptwo.server.ticket import cancel_all
 
 
 async def create_completion(service: Service, http: HttpRequest) -> Response:
@@ -41,11 +40,8 @@ async def create_completion(service: Service, http: HttpRequest) -> Response:
 
 
 async def _answer(asked: Asked, runner: Runner, fields: dict[str, Any]) -> dict[str, Any]:
-    tickets = runner.submit([prompt.request for prompt in asked.prompts])
-    try:
+    with submitted(runner, [prompt.request for prompt in asked.prompts]) as tickets:
         completions = [await ticket.completion() for ticket in tickets]
-    finally:
-        cancel_all(tickets)
     choices = [
         choice
         for number, (prompt, completion) in enumerate(zip(asked.prompts, completions, strict=True))

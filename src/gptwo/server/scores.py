@@ -23,9 +23,8 @@ from gptwo.server.logprobs import LogprobLists, prompt_tokens
 from gptwo.server.parameters import prompts_of
 from gptwo.server.runner import Runner
 from gptwo.server.schemas import ScoreRequest
-from gptwo.server.service import Service
+from gptwo.server.service import Service, submitted
 from gptwo.server.sse import unless_gone
-from gptwo.server.ticket import cancel_all
 
 # Parts of texts that one request has in the queue at a time: enough for a full step, few enough to leave room.
 AT_ONCE = 16
@@ -88,14 +87,11 @@ async def _answer(asked: Asked, runner: Runner) -> dict[str, Any]:
     parts = itertools.chain.from_iterable(asked.parts)
     known: list[list[TokenLogprob | None]] = []
     while group := list(itertools.islice(parts, AT_ONCE)):
-        tickets = runner.submit([part.request for part in group])
-        try:
+        with submitted(runner, [part.request for part in group]) as tickets:
             for part, ticket in zip(group, tickets, strict=True):
                 scored = (await ticket.completion()).prompt_logprobs
                 assert scored is not None
                 known.append(list(scored[len(scored) - part.fresh :]))
-        finally:
-            cancel_all(tickets)
     pieces = iter(known)
     data = []
     for index, (ids, own) in enumerate(zip(asked.texts, asked.parts, strict=True)):

@@ -6,10 +6,12 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Literal, ParamSpec, TypeVar
 
+from gptwo.engine import Request
 from gptwo.errors import DrainingError, GptwoError, ModelNotFoundError, NotReadyError, QueueFullError
 from gptwo.loading import OpenModel, open_model
 from gptwo.options import shown
@@ -17,6 +19,7 @@ from gptwo.server.log import note
 from gptwo.server.metrics import Metrics
 from gptwo.server.runner import Runner
 from gptwo.server.settings import ServerSettings
+from gptwo.server.ticket import Ticket
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -173,3 +176,14 @@ class Service:
         )
         runner.start()
         self._runner = runner
+
+
+@contextmanager
+def submitted(runner: Runner, requests: Sequence[Request]) -> Iterator[list[Ticket]]:
+    """Submit requests, all or none, and let go of what is left of them at the end of the block."""
+    tickets = runner.submit(requests)
+    try:
+        yield tickets
+    finally:
+        for ticket in tickets:
+            ticket.cancel()

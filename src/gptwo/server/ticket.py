@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-<<<<<<< HEAD
-from collections.abc import Callable, Iterable
-=======
 from collections.abc import Callable
->>>>>>> w-runner
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -119,12 +115,3 @@ class Ticket:
     async def _news(self) -> None:
         self._answer.news.clear()
         await self._answer.news.wait()
-<<<<<<< HEAD
-
-
-def cancel_all(tickets: Iterable[Ticket]) -> None:
-    """Let go of several requests."""
-    for ticket in tickets:
-        ticket.cancel()
-=======
->>>>>>> w-runner
