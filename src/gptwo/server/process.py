@@ -17,6 +17,7 @@ from types import FrameType
 import uvicorn
 
 from gptwo.errors import ServerError, one_line
+from gptwo.loading import OpenModel
 from gptwo.server.app import create_app
 from gptwo.server.keys import ApiKeys
 from gptwo.server.log import configure_logging, note
@@ -34,17 +35,26 @@ def serve(
     *,
     sockets: Sequence[socket.socket] | None = None,
     announce: Callable[[str], None] | None = None,
+    model: OpenModel | None = None,
+    backlog: int = BACKLOG,
+    on_service: Callable[[Service], None] = lambda service: None,
 ) -> None:
     """Serve until a signal ends it: SIGTERM or Ctrl-C drains first, a second one ends the process at once.
 
     sockets: bound ones to serve on in place of the settings' host and port. announce: told the server's address when it
-    listens. Raises ServerError for an address that cannot be used, and whatever kept the model from being loaded.
+    listens. model: one that is open already. backlog: connections that may wait, and that are taken at a time.
+    on_service: told the service before anything begins.
+    Raises ServerError for an address that cannot be used, and whatever kept the model from being loaded.
     """
     configure_logging(settings.log_level, settings.log_format)
-    app = create_app(settings)
+    app = create_app(settings, model=model)
     service: Service = app.state.service
-    listeners = list(sockets) if sockets else listen(settings.host, settings.port)
-    _warn_if_open(settings)
+    on_service(service)
+    if sockets:
+        listeners = list(sockets)
+    else:
+        listeners = listen(settings.host, settings.port)
+        warn_if_open(settings)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -52,7 +62,7 @@ def serve(
         server_header=False,
         lifespan="on",
         ws="none",
-        backlog=BACKLOG,
+        backlog=backlog,
         timeout_keep_alive=IDLE_CONNECTION,
         timeout_graceful_shutdown=LAST_WORDS,
     )
@@ -161,7 +171,8 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _warn_if_open(settings: ServerSettings) -> None:
+def warn_if_open(settings: ServerSettings) -> None:
+    """Write a warning if others than this machine can reach the server, and need no key."""
     try:
         local = settings.host == "localhost" or ipaddress.ip_address(settings.host).is_loopback
     except ValueError:
