@@ -145,6 +145,27 @@ def test_a_text_is_scored_as_lm_score_does(tiny_checkpoint: Path, model: gptwo.L
     assert "out of range" in rows[5]["error"]
 
 
+def test_a_line_of_openais_batch_file_is_answered_in_their_shape(tiny_checkpoint: Path) -> None:
+    def line(number: int, **body: Any) -> dict[str, Any]:
+        body = {"model": "mine", "prompt": "speak", "max_tokens": 2, **body}
+        return {"custom_id": f"request-{number}", "method": "POST", "url": "/v1/completions", "body": body}
+
+    good, bad = rows_of(tiny_checkpoint, [line(0, n=2, logprobs=1), line(1, max_tokens=1000)])
+    assert (good["id"], good["custom_id"], good["error"]) == ("batch_req_0", "request-0", None)
+    assert good["response"]["status_code"] == 200
+    body = good["response"]["body"]
+    assert (body["object"], body["model"]) == ("text_completion", "mine")
+    assert body["usage"]["total_tokens"] == body["usage"]["prompt_tokens"] + body["usage"]["completion_tokens"]
+    assert [choice["index"] for choice in body["choices"]] == [0, 1]
+    for choice in body["choices"]:
+        assert set(choice["logprobs"]) == {"tokens", "token_logprobs", "top_logprobs", "text_offset"}
+        assert "".join(choice["logprobs"]["tokens"]) == choice["text"]
+    assert bad["response"]["status_code"] == 400
+    error = bad["response"]["body"]["error"]
+    assert (error["param"], error["code"]) == ("max_tokens", "context_length_exceeded")
+    assert "together more than the model's 64 positions" in error["message"]
+
+
 def parquet_of(rows: list[dict[str, Any]], *, score: bool = False) -> list[dict[str, Any]]:
     pq = pytest.importorskip("pyarrow.parquet", reason="needs the extra `batch`, which has pyarrow")
     out = io.BytesIO()

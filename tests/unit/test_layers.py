@@ -56,7 +56,7 @@ EXTRAS = {"torch", "transformers", "tiktoken", "fastapi", "uvicorn", "ray", "pya
 }
 
 # The modules of the server that need none of it; the others are imported by `gptwo serve` when it starts.
-WITHOUT_EXTRAS = {"server", "server.settings", "server.runner", "server.ticket", "server.metrics"}
+WITHOUT_EXTRAS = {"server", "server.logprobs", "server.settings", "server.runner", "server.ticket", "server.metrics"}
 
 
 class Import(NamedTuple):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gptwo.batch import openai_rows
 from gptwo.batch.rows import Row, completion_row, error_row, score_row
 from gptwo.batch.settings import Work
 from gptwo.batch.source import Line
@@ -71,7 +72,7 @@ class Answering:
             try:
                 (self._begin_score if self._work.score else self._begin)(task)
             except GptwoError as error:
-                task.error = str(error)
+                task.error = error
         if task.error is not None:
             self._fail(task, task.error)
 
@@ -85,7 +86,7 @@ class Answering:
                             f"{event.error}; lines that are done are kept: go on with a lower --max-sequences or "
                             "fewer --processes"
                         ) from event.error
-                    self._fail(self._tasks.pop(event.request_id), str(event.error))
+                    self._fail(self._tasks.pop(event.request_id), event.error)
                 elif isinstance(event, Completion):
                     self._complete(self._tasks.pop(event.request_id), event)
         done, self._done = self._done, []
@@ -124,8 +125,8 @@ class Answering:
 
     def _complete(self, task: Task, completion: Completion) -> None:
         if not self._work.score:
-            row = completion_row(task, completion, token_ids=self._work.token_ids)
-            self._done.append(Answer(task.index, task.line_number, row, None, row["completion_tokens"]))
+            tokens = sum(len(choice.token_ids) for choice in completion.choices)
+            self._done.append(Answer(task.index, task.line_number, self._row(task, completion), None, tokens))
             return
         assert completion.prompt_logprobs is not None
         scoring = self._scorings[task.index]
@@ -133,10 +134,19 @@ class Answering:
         scoring.logprobs.extend(None if token is None else token.logprob for token in fresh)
         self._next_window(task)
 
-    def _fail(self, task: Task, error: str) -> None:
+    def _row(self, task: Task, completion: Completion) -> Row:
+        work = self._work
+        if task.openai and work.json_lines:
+            return openai_rows.answer(task, completion, self._model.tokenizer, created=work.created)
+        return completion_row(task, completion, token_ids=work.token_ids)
+
+    def _fail(self, task: Task, error: GptwoError) -> None:
         self._scorings.pop(task.index, None)
-        row = error_row(task, error, score=self._work.score)
-        self._done.append(Answer(task.index, task.line_number, row, error, 0))
+        if task.openai and self._work.json_lines:
+            row = openai_rows.refusal(task, error)
+        else:
+            row = error_row(task, str(error), score=self._work.score)
+        self._done.append(Answer(task.index, task.line_number, row, str(error), 0))
 
 
 def open_batch_model(work: Work, threads: int | None) -> OpenModel:

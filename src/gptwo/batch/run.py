@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,13 @@ def run_batch(settings: BatchSettings, on_progress: Callable[[Progress], None] =
         seed = int.from_bytes(os.urandom(4), "little") if before is None else _known(before, "seed")
     parameters = json.loads(json.dumps(dict(settings.parameters)))
     work = Work(
-        model=settings.model, score=settings.score, parameters=parameters, seed=seed, token_ids=settings.token_ids
+        model=settings.model,
+        score=settings.score,
+        parameters=parameters,
+        seed=seed,
+        token_ids=settings.token_ids,
+        json_lines=not parquet,
+        created=int(time.time()) if before is None else _known(before, "created"),
     )
     identity = {
         "input_sha256": source.sha256,
@@ -83,6 +90,7 @@ def run_batch(settings: BatchSettings, on_progress: Callable[[Progress], None] =
         "seed": seed,
         "token_ids": work.token_ids,
         "part_lines": source.part_lines,
+        "created": work.created,
     }
     with hold(out, identity, restart=settings.restart) as parts:
         resumed = _answer(settings, work, source, parts, on_progress)
@@ -100,6 +108,8 @@ def _answer(
     missing = [part for part in source.parts if part.number not in done]
     before = _sum(parts.totals(number) for number in done)
     lines, errors, tokens = before.lines, before.errors, 0
+    if settings.strict and errors:
+        raise InvalidRequestError(f"{errors} of the lines that are done have an error; go on without --strict")
     on_progress(Progress(source.lines, lines, errors, tokens))
     if not missing:
         return before.lines

@@ -41,6 +41,10 @@ class Work:
     """What each line's seed is derived from."""
     token_ids: bool
     """Whether answers bring the token ids of prompt and text."""
+    json_lines: bool = True
+    """Whether the answers are to be JSON Lines, in which each may have the shape that its line asks for."""
+    created: int = 0
+    """When the batch was begun, in seconds since 1970."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that JSON can hold, from which `from_json` makes an equal one."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from gptwo.batch.settings import Work, line_seed, make_params
 from gptwo.batch.source import LONGEST_LINE, Line
-from gptwo.errors import InvalidRequestError, nearest_name
+from gptwo.errors import GptwoError, InvalidRequestError, nearest_name
 from gptwo.options import is_integer, shown
 from gptwo.sampling import BeamParams, SamplingParams
 
@@ -17,7 +17,7 @@ DEFAULT_MAX_TOKENS = 100  # fewer where the model's context ends before; what `g
 OPENAI_MAX_TOKENS = 16
 ENDPOINT = "/v1/completions"
 # Of OpenAI's fields those that change nothing here, and those whose default is all that a batch can do.
-IGNORED = ("model", "user", "metadata", "store")
+IGNORED = ("user", "metadata", "store")
 FIXED: Mapping[str, tuple[Any, ...]] = {
     "stream": (False, None),
     "stream_options": (None,),
@@ -37,7 +37,11 @@ class Task:
     """Text or token ids; what is scored, when scoring."""
     values: dict[str, Any] = field(default_factory=dict)
     """Parameters, the run's and the line's own."""
-    error: str | None = None
+    error: GptwoError | None = None
+    openai: bool = False
+    """Whether the line is one of OpenAI's batch files."""
+    model: str = ""
+    """What the line calls the model, or the run does."""
 
     def params(self, room: int | None) -> SamplingParams | BeamParams:
         """The parameters. room: positions that the prompt leaves, None where they have no end.
@@ -54,11 +58,11 @@ class Task:
 
 def read_task(line: Line, work: Work) -> Task:
     """Understand a line; what is wrong with it becomes the task's `error`."""
-    task = Task(line.index, line.number)
+    task = Task(line.index, line.number, model=work.model.name)
     try:
         _read(line, work, task)
     except InvalidRequestError as error:
-        task.error = str(error)
+        task.error = error
     return task
 
 
@@ -71,9 +75,10 @@ def _read(line: Line, work: Work, task: Task) -> None:
     if wanted is not None and not isinstance(wanted, str) and not is_integer(wanted):
         raise InvalidRequestError(f"the id is {shown(wanted)}, expected text or an integer", param="id")
     task.id = storable(wanted) if isinstance(wanted, str) else wanted
-    openai = "body" in values
-    if openai:
+    task.openai = "body" in values
+    if task.openai:
         values = _body(values, work.score)
+        task.model = str(values.pop("model", task.model))
     name = "text" if work.score else "prompt"
     if name not in values:
         hint = nearest_name(name, values)
@@ -88,7 +93,7 @@ def _read(line: Line, work: Work, task: Task) -> None:
     task.prompt = prompt
     if work.score:
         return  # whatever else a data set has on its lines is left alone
-    task.values = {**({"max_tokens": OPENAI_MAX_TOKENS} if openai else {}), **work.parameters, **values}
+    task.values = {**({"max_tokens": OPENAI_MAX_TOKENS} if task.openai else {}), **work.parameters, **values}
     params = task.params(None)
     if isinstance(params, SamplingParams) and params.seed is None:
         task.values["seed"] = line_seed(work.seed, line.index)

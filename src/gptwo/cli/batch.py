@@ -49,7 +49,7 @@ def command(source: str, out: str, **options: Any) -> None:
 
     Each line of IN.jsonl is an object with "prompt" (text or token ids), perhaps an "id", and any of the parameters
     below, with underscores, which come before those of the command line. With --score it has a "text". Lines of
-    OpenAI's batch files, {"custom_id", "method", "url", "body"}, are taken too.
+    OpenAI's batch files, {"custom_id", "method", "url", "body"}, are taken too, and in *.jsonl answered in their shape.
 
     OUT is *.parquet (which needs the extra `batch`) or *.jsonl, and has a row for each line, in their order. A line
     that cannot be answered has an "error" in its row. OUT appears when it is whole; until then OUT.parts holds what is
