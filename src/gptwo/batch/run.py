@@ -21,6 +21,7 @@ from gptwo.batch.task import read_task
 from gptwo.checkpoint import load_checkpoint
 from gptwo.checkpoint.tokenizer_files import TOKENIZER_FILES
 from gptwo.errors import DataError, InvalidRequestError
+from gptwo.version import __version__
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ def run_batch(settings: BatchSettings, on_progress: Callable[[Progress], None] =
         created=int(time.time()) if before is None else _known(before, "created"),
     )
     identity = {
+        "version": __version__,
         "input_sha256": source.sha256,
         "weights_sha256": weights,
         **{name: getattr(settings.model, name) for name in ("weights", "backend", "device")},
