@@ -14,11 +14,10 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gptwo import errors
 from gptwo.batch.parts import Parts
 from gptwo.batch.settings import BatchSettings, Work
 from gptwo.batch.source import Part, Source
-from gptwo.errors import DataError, GptwoError
+from gptwo.errors import DataError, class_named
 
 PATIENCE = 10.0  # seconds for a process that was told to end
 
@@ -56,11 +55,11 @@ def answer_in_processes(
             if report is None:
                 raise DataError(f"{worker.ending()}; parts that are done are kept, and the same command goes on")
             if "failed" in report:
-                raise _error(report)
+                raise class_named(report["kind"], DataError)(report["failed"])
             if "warning" in report:
                 if report["warning"] not in warned:
                     warned.add(report["warning"])
-                    warnings.warn(report["warning"], _class(report["kind"], Warning, UserWarning), stacklevel=2)
+                    warnings.warn(report["warning"], class_named(report["kind"], UserWarning), stacklevel=2)
             elif "part" in report:
                 undone -= 1
                 worker.finished(report["part"])
@@ -75,16 +74,6 @@ def threads_for_each(processes: int) -> int:
     from gptwo.decoder.native import default_threads
 
     return max(1, default_threads() // processes)
-
-
-def _error(report: Reports) -> GptwoError:
-    kind: type[GptwoError] = _class(report["kind"], GptwoError, DataError)
-    return kind(report["failed"])
-
-
-def _class(name: str, base: type[Any], otherwise: type[Any]) -> type[Any]:
-    found = getattr(errors, name, None)
-    return found if isinstance(found, type) and issubclass(found, base) else otherwise
 
 
 class _Process:

@@ -14,12 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gptwo import errors
 from gptwo.batch.answering import Answer, Answering, open_batch_model, summary
 from gptwo.batch.parts import Parts, part_of, write_part
 from gptwo.batch.settings import BatchSettings, Work
 from gptwo.batch.source import Part, Source, check_unchanged, read_part
-from gptwo.errors import DataError, GptwoError, MissingDependencyError, one_line
+from gptwo.errors import DataError, GptwoError, MissingDependencyError, class_named, one_line
 
 # Names of Ray's loggers that tell how a data set is executed, which is not what the user asked for.
 TALKATIVE = ("ray.data",)
@@ -59,7 +58,7 @@ def answer_on_ray(
         )
         for row in answered.iter_rows():
             if row["kind"]:
-                raise _class(row["kind"])(row["failed"])
+                raise class_named(row["kind"], DataError)(row["failed"])
             check_unchanged(source.path, source.stamp)
             write_part(parts.directory, parts.key, row["number"], row["data"])
             yield json.loads(row["summary"])
@@ -74,11 +73,6 @@ def answer_on_ray(
 
 def _groups(parts: Sequence[Part], size: int) -> Iterator[Sequence[Part]]:
     return (parts[start : start + size] for start in range(0, len(parts), size))
-
-
-def _class(name: str) -> type[GptwoError]:
-    found = getattr(errors, name, DataError)
-    return found if isinstance(found, type) and issubclass(found, GptwoError) else DataError
 
 
 class _Actor:

@@ -63,6 +63,7 @@ def serve(
         lifespan="on",
         ws="none",
         backlog=backlog,
+        loop="asyncio" if sockets else "auto",  # uvloop takes all connections that wait, however many are asked for
         timeout_keep_alive=IDLE_CONNECTION,
         timeout_graceful_shutdown=LAST_WORDS,
     )

@@ -25,9 +25,8 @@ from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
-from gptwo import errors
 from gptwo.decoder.native import default_threads
-from gptwo.errors import GptwoError, ServerError
+from gptwo.errors import GptwoError, ServerError, class_named
 from gptwo.server.log import configure_logging, note
 from gptwo.server.process import BACKLOG, LAST_WORDS, address_of, listen, warn_if_open
 from gptwo.server.settings import ServerSettings
@@ -208,11 +207,11 @@ class _Workers:
             worker.ready = self._any_was_ready = True
         elif "warning" in message and message["warning"] not in self._warned:
             self._warned.add(message["warning"])
-            warnings.warn(message["warning"], _class(message["kind"], Warning, UserWarning), stacklevel=2)
+            warnings.warn(message["warning"], class_named(message["kind"], UserWarning), stacklevel=2)
         elif "failed" in message:
             note(logging.ERROR, "worker failed", worker=worker.number, error=message["failed"])
             if not self._any_was_ready:
-                self._fail(_class(message["kind"], GptwoError, ServerError)(message["failed"]))
+                self._fail(class_named(message["kind"], ServerError)(message["failed"]))
         elif "ask" in message:
             self._ask(worker, message["ask"])
         elif "metrics" in message:
@@ -301,8 +300,3 @@ class _Workers:
         one = self._sums.pop(key)
         texts = [self._gone, *(worker.metrics for worker in self._workers.values())]
         one.asker.say({"sum": one.number, "text": summed(texts)})
-
-
-def _class(name: str, base: type[Any], otherwise: type[Any]) -> type[Any]:
-    found = getattr(errors, name, None)
-    return found if isinstance(found, type) and issubclass(found, base) else otherwise
