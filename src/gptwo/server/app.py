@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gptwo.errors import GptwoError
+from gptwo.errors import GptwoError, NotReadyError
 from gptwo.loading import OpenModel
 from gptwo.options import shown
 from gptwo.server.bodies import Linger
@@ -137,7 +137,8 @@ def _add_status_routes(app: FastAPI, service: Service) -> None:
         except GptwoError as error:
             return json_response({"status": service.state, **body_of(error)}, 503, response_to(error).headers)
         if busy_counts and service.busy:
-            return json_response({"status": "busy"}, 503, {"Retry-After": "1"})
+            full = NotReadyError("the queue is full; ask again in a moment")
+            return json_response({"status": "busy", **body_of(full)}, 503, response_to(full).headers)
         return json_response({"status": "ok"})
 
     @app.head("/health", include_in_schema=False)
