@@ -431,7 +431,9 @@ def test_an_unknown_parameter_is_answered_with_the_one_that_was_meant(app: App) 
 
 @pytest.mark.parametrize("prompt", [[1] * 50, "hear me speak " * 30])
 def test_more_than_the_context_names_both_numbers(app: App, prompt: Any) -> None:
-    message = assert_error(app.post("/v1/completions", {"prompt": prompt, "max_tokens": 20}), 400, "max_tokens", CONTEXT)
+    message = assert_error(
+        app.post("/v1/completions", {"prompt": prompt, "max_tokens": 20}), 400, "max_tokens", CONTEXT
+    )
     assert "20" in message
     assert "64" in message
 
