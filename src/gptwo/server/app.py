@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gptwo.errors import GptwoError, NotReadyError
+from gptwo.errors import GptwoError, NotReadyError, RetryLaterError
 from gptwo.loading import OpenModel
 from gptwo.options import shown
 from gptwo.server.bodies import Linger
@@ -153,11 +153,12 @@ def _add_status_routes(app: FastAPI, service: Service) -> None:
     def status(*, busy_counts: bool) -> Response:
         try:
             _ = service.runner
+        except RetryLaterError as error:
+            return response_to(error, status=service.state)
         except GptwoError as error:
-            return json_response({"status": service.state, **body_of(error)}, 503, response_to(error).headers)
+            return response_to(HTTPException(503, str(error)), status=service.state)
         if busy_counts and service.busy:
-            full = NotReadyError("the queue is full; ask again in a moment")
-            return json_response({"status": "busy", **body_of(full)}, 503, response_to(full).headers)
+            return response_to(NotReadyError("the queue is full; ask again in a moment"), status="busy")
         return json_response({"status": "ok"})
 
     @app.head("/health", include_in_schema=False)
