@@ -25,6 +25,7 @@ class Server:
     def __init__(self, process: subprocess.Popen[str], log: Any, url: str) -> None:
         self.process, self.url, self._log = process, url, log
         self.port = int(url.rpartition(":")[2])
+        self._connections: list[Connection] = []
 
     @property
     def log(self) -> str:
@@ -61,8 +62,14 @@ class Server:
             time.sleep(0.02)
 
     def connect(self) -> Connection:
-        """A connection of bytes."""
-        return Connection(self.port)
+        """A connection of bytes; closed with the server at the latest."""
+        self._connections.append(Connection(self.port))
+        return self._connections[-1]
+
+    def close(self) -> None:
+        """Leave with every connection."""
+        for connection in self._connections:
+            connection.close()
 
 
 class Connection:
@@ -153,7 +160,10 @@ def running_server(*arguments: str, ready: bool = True, **variables: str) -> Ite
             while ready and server.get("/health")[0] != 200:
                 assert process.poll() is None, server.log
                 time.sleep(0.02)
-            yield server
+            try:
+                yield server
+            finally:
+                server.close()
         finally:
             if process.poll() is None:
                 process.kill()
