@@ -82,6 +82,30 @@ class OutOfMemoryError(GptwoError, MemoryError):
     http_status = 503
 
 
+class RetryLaterError(GptwoError):
+    """Refused for now; the same request may be answered in `retry_after` seconds."""
+
+    http_status = 503
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class QueueFullError(RetryLaterError):
+    """More requests wait already than a server lets wait."""
+
+    http_status = 429
+
+
+class QueueTimeoutError(RetryLaterError):
+    """A request waited for its turn for longer than a server lets it."""
+
+
+class DrainingError(RetryLaterError):
+    """A server is about to end: it takes no request any more, or could not wait for one to be answered."""
+
+
 class DataError(GptwoError):
     """Training data or an input file that cannot be read."""
 
