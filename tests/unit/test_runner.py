@@ -482,9 +482,9 @@ def test_a_loop_that_is_closed_in_the_middle_ends_the_thread_and_frees_everythin
     assert len(decoder.batches) == 1
 
 
-@pytest.mark.parametrize("defect", [RuntimeError("out of order"), KeyboardInterrupt()])
+@pytest.mark.parametrize("defect", [RuntimeError, KeyboardInterrupt])
 def test_a_step_that_raises_fails_every_ticket_and_those_to_come(
-    defect: BaseException, caplog: pytest.LogCaptureFixture
+    defect: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
     async def test() -> None:
         decoder = GatedDecoder()
@@ -496,12 +496,14 @@ def test_a_step_that_raises_fails_every_ticket_and_those_to_come(
             await decoder.step_begins()
 
             def broken(*_: Any) -> Any:
-                raise defect
+                raise defect("out of order")
 
             decoder.logits = broken
             decoder.let()
             for ticket in tickets:
-                with pytest.raises(GptwoError, match=f"a defect of gptwo ended the engine: {type(defect).__name__}"):
+                with pytest.raises(
+                    GptwoError, match=f"a defect of gptwo ended the engine: {defect.__name__}: out of order"
+                ):
                     await ticket.completion()
             assert not runner.alive
             with pytest.raises(GptwoError, match="a defect of gptwo ended the engine"):

@@ -82,10 +82,6 @@ class Metrics:
                 self._read(self._snapshot())
             return self._generate(self.registry), self._content_type
 
-    def count(self, error: GptwoError) -> None:
-        """Count a request that was refused before it came to the runner."""
-        self._outcomes[outcome_of(error)].inc()
-
     def _read(self, now: Snapshot) -> None:
         self._running.set(now.running)
         self._waiting.set(now.waiting)
@@ -119,8 +115,8 @@ class Metrics:
         self._next_token.observe(seconds)
 
     def refused(self, error: GptwoError) -> None:
-        """See `runner.Observer`."""
-        self.count(error)
+        """See `runner.Observer`; also for a request that was refused before it came to the runner."""
+        self._outcomes[outcome_of(error)].inc()
 
     def ended(self, outcome: Completion | GptwoError | None, seconds: float) -> None:
         """See `runner.Observer`."""
