@@ -35,7 +35,7 @@ class Observer(Protocol):
         """A request's turn has come."""
 
     def tokens(self, count: int) -> None:
-        """So many tokens of output were made."""
+        """A step has made so many tokens of output."""
 
     def first_token(self, seconds: float) -> None:
         """The first token of a text came so long after the request."""

@@ -204,6 +204,8 @@ class Runner:
         try:
             for request_id in report.begun:
                 self._begin(request_id, report.begun_at)
+            if self._observer is not None and report.events:
+                self._observer.tokens(sum(len(event.token_ids) for event in report.events if isinstance(event, Piece)))
             for event in (*report.events, *report.failures):
                 answer = self._answers.get(event.request_id)
                 if answer is None:
@@ -236,7 +238,6 @@ class Runner:
             return
         last = answer.last_token.get(piece.index)
         answer.last_token[piece.index] = now
-        self._observer.tokens(len(piece.token_ids))
         if last is None:
             self._observer.first_token(now - answer.submitted)
         else:
