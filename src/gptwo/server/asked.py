@@ -95,7 +95,7 @@ def ask(service: Service, runner: Runner, data: bytes) -> Asked:
     model, settings = runner.model, service.settings
     params = params_of(body, settings, model.config.n_positions)
     prompts = prompts_of("prompt", body.prompt, settings.max_prompts)
-    asked = [_ask_prompt(runner, prompt, body, params) for prompt in prompts]
+    asked = [_ask_prompt(runner, prompt, body, params, settings.max_tokens) for prompt in prompts]
     head = {
         "id": f"cmpl-{uuid.uuid4().hex}",
         "object": "text_completion",
@@ -106,9 +106,15 @@ def ask(service: Service, runner: Runner, data: bytes) -> Asked:
     return Asked(body, params, model, asked, head)
 
 
-def _ask_prompt(runner: Runner, prompt: Prompt, body: CompletionRequest, params: Params) -> PromptAsked:
+def _ask_prompt(
+    runner: Runner, prompt: Prompt, body: CompletionRequest, params: Params, most: int | None
+) -> PromptAsked:
+    """most: tokens to generate where the request leaves that open."""
     model = runner.model
     ids = encode_prompt(model, prompt, body, params)
+    room = model.config.n_positions - max(1, len(ids))
+    if params.max_tokens is None and most is not None and most < room:
+        params = dataclasses.replace(params, max_tokens=most)
     scoring = None
     if body.echo and isinstance(params, SamplingParams) and params.logprobs is not None:
         if body.stream:

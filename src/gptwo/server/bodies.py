@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TypeVar
 
 import pydantic_core
@@ -25,6 +26,9 @@ Schema = TypeVar("Schema", bound=BaseModel)
 # How much of a body that nobody wants is read away, so that its sender gets to see the answer.
 LINGER_BYTES = 64 * 2**20
 LINGER_SECONDS = 10.0
+
+MOST_CONTAINERS = 20_000
+_STRINGS = re.compile(rb'"(?:[^"\\]+|\\.)*+"', re.DOTALL)
 
 
 async def read_body(request: Request, *, most: int, timeout: float) -> bytes:
@@ -71,6 +75,7 @@ def check_media_type(request: Request) -> None:
 
 def parse(schema: type[Schema], data: bytes) -> Schema:
     """The JSON object in a body. Raises InvalidRequestError, whose `param` names the field that is wrong."""
+    _check_structure(data)
     try:
         value = pydantic_core.from_json(data)  # NaN too: whoever checks the field it is in names that
     except (ValueError, RecursionError) as error:
@@ -80,11 +85,21 @@ def parse(schema: type[Schema], data: bytes) -> Schema:
     unknown = next((name for name in value if name not in schema.model_fields), None)
     if unknown is not None:
         hint = nearest_name(unknown[:100], schema.model_fields)
+        hint = hint if "did you mean" in hint else "; /docs lists those there are"
         raise InvalidRequestError(f"there is no parameter {shown(unknown)}{hint}", param=unknown[:100])
     try:
         return schema.model_validate(value)
     except ValidationError as error:
         raise _explained(error) from None
+
+
+def _check_structure(data: bytes) -> None:
+    """Raise InvalidRequestError for a body of more lists and objects than anybody needs; each would cost time."""
+    most = MOST_CONTAINERS
+    if data.count(b"[") + data.count(b"{") > most:
+        outside = _STRINGS.sub(b"", data)  # a long text may well have so many brackets
+        if outside.count(b"[") + outside.count(b"{") > most:
+            raise InvalidRequestError(f"the body has more than {most} lists and objects")
 
 
 def _explained(error: ValidationError) -> InvalidRequestError:
@@ -93,6 +108,8 @@ def _explained(error: ValidationError) -> InvalidRequestError:
     name = ".".join(str(part) for part in place[:2])
     if first["type"] == "missing":
         return InvalidRequestError(f"{name} is missing", param=name)
+    if first["type"] == "extra_forbidden":
+        return InvalidRequestError(f"there is no parameter {shown(name)}", param=name)
     expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     return InvalidRequestError(f"{name} is {shown(first['input'])}, expected {expected}", param=name)
 

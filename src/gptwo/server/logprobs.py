@@ -44,9 +44,7 @@ class LogprobLists:
         for token_id, found in tokens:
             name = self.name(token_id)
             names.append(name)
-            offsets.append(self._offset)
-            if self._decoder is not None and self._known(token_id):
-                self._offset += len(self._decoder.push(token_id))
+            offsets.append(self._place(token_id))
             values.append(None if found is None else found.logprob)
             tops.append(None if found is None else self._alternatives(name, found))
         return {"tokens": names, "token_logprobs": values, "top_logprobs": tops, "text_offset": offsets}
@@ -56,6 +54,17 @@ class LogprobLists:
         if self._as_ids or self._tokenizer is None or not self._known(token_id):
             return f"token_id:{token_id}"
         return token_name(self._tokenizer, token_id)
+
+    def _place(self, token_id: int) -> int:
+        """Where a token begins; for a part of a character, where that does."""
+        begin = self._offset
+        if self._decoder is None or self._tokenizer is None or not self._known(token_id):
+            return begin
+        added = self._decoder.push(token_id)
+        self._offset += len(added)
+        own = self._tokenizer.token_text(token_id)
+        # What was held back of bytes before it, and is no character after all, stands before it.
+        return self._offset - len(own) if own and added.endswith(own) else begin
 
     def _alternatives(self, name: str, found: TokenLogprob) -> dict[str, float]:
         """The likeliest tokens, likeliest first, and the token itself if it is none of them."""

@@ -45,7 +45,7 @@ class Page:
 
 def add_playground(app: FastAPI) -> None:
     """Serve the package's folder `playground`: its index.html at /, every file at /playground/NAME."""
-    pages = _pages(resources.files("gptwo.server").joinpath("playground"))
+    pages = _pages(_folder())
 
     async def index(request: Request) -> Response:
         return _answer(request, pages.get("index.html"))
@@ -57,6 +57,10 @@ def add_playground(app: FastAPI) -> None:
     app.add_api_route(
         "/playground/{name:path}", file, methods=["GET", "HEAD"], include_in_schema=False, response_model=None
     )
+
+
+def _folder() -> Traversable:
+    return resources.files("gptwo.server").joinpath("playground")
 
 
 def _pages(folder: Traversable, prefix: str = "") -> dict[str, Page]:

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gptwo.server.failures import body_of, response_to
+from gptwo.errors import GptwoError
+from gptwo.server.failures import body_of
 
 Result = TypeVar("Result")
 
@@ -48,48 +49,46 @@ class EventStream(Response):
     """A stream of events, of which the first decides whether it is one: what fails before it gets its own status.
 
     Between events that take long a comment is sent, so that nothing on the way takes the connection for dead. An error
-    in the middle becomes an event `{"error": …}`, the last one. `[DONE]` says that all went well.
+    in the middle becomes an event `{"error": …}`, the last one; `[DONE]` says that all went well.
     """
 
     media_type = "text/event-stream"
 
     def __init__(
-        self,
-        events: AsyncGenerator[bytes],
-        *,
-        keep_alive: float,
-        on_error: Callable[[BaseException], None] = lambda error: None,
+        self, events: AsyncGenerator[bytes], *, keep_alive: float, on_error: Callable[[GptwoError], None]
     ) -> None:
-        """keep_alive: seconds of silence before a comment. on_error: told what ends the stream in its middle."""
+        """keep_alive: seconds of silence before a comment. on_error: told what ended the stream in its middle."""
         super().__init__(headers=HEADERS)
         del self.headers["content-length"]
         self._events, self._keep_alive, self._on_error = events, keep_alive, on_error
         self._last = 0.0  # when something was sent, in the loop's time; 0 before the beginning
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the stream; ends early, and quietly, if the client leaves."""
+        """Send the stream; ends early, and quietly, if the client leaves. Raises what fails before its beginning."""
         with contextlib.suppress(ClientGoneError):
-            await unless_gone(receive, self._stream(scope, receive, send))
+            await unless_gone(receive, self._stream(send))
 
-    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _stream(self, send: Send) -> None:
         keeper = asyncio.ensure_future(self._keep_open(send))
+        last, defect = DONE, None
         try:
             async with contextlib.aclosing(self._events) as events:
                 async for data in events:
                     await self._send(send, data)
-            last = DONE
-        except Exception as error:  # noqa: BLE001  # whatever it is, the client gets to know
-            await _end(keeper)
+        except Exception as error:
             if not self._last:
-                await response_to(error)(scope, receive, send)
-                self._on_error(error)
-                return
+                raise
             last = event(body_of(error))
-            self._on_error(error)
+            if isinstance(error, GptwoError):
+                self._on_error(error)
+            else:
+                defect = error
         finally:
             await _end(keeper)
         await self._send(send, last)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+        if defect is not None:
+            raise defect
 
     async def _send(self, send: Send, data: bytes) -> None:
         begun, self._last = self._last, asyncio.get_running_loop().time()
