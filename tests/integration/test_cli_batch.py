@@ -103,7 +103,7 @@ def test_texts_are_scored() -> None:
     assert main(["batch", "in.jsonl", "out.jsonl", "--score", "--processes", "2"]) == 0
     with gptwo.load(os.environ["GPTWO_MODEL"]) as model:
         for row in read_lines("out.jsonl"):
-            assert row["logprob"] == model.score(row["text"]).total
+            assert row["total"] == model.score(row["text"]).total
 
 
 def test_an_empty_file_has_an_empty_answer(capsys: Capture) -> None:

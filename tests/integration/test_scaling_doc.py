@@ -23,7 +23,9 @@ GPTWO = [sys.executable, "-m", "gptwo"]
 SECONDS = 120
 
 
-def test_the_batches_of_the_page_run_and_have_the_columns_that_it_names(tmp_path: Path) -> None:
+def test_the_batches_of_the_page_run_and_have_the_columns_that_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("pyarrow", reason="needs the extra `batch`, which has pyarrow")
     gptwo = " ".join(map(shlex.quote, GPTWO))
     lines = [line for line in COMMANDS if line.startswith(("echo ", "gptwo batch ")) and "--ray" not in line]
@@ -35,11 +37,15 @@ def test_the_batches_of_the_page_run_and_have_the_columns_that_it_names(tmp_path
     assert (done.returncode, done.stderr) == (0, "")
     import pyarrow.parquet as pq
 
+    (python,) = re.findall(r"^```python\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(python, "scaling.md", "exec"), {"__name__": "scaling"})
+    assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "answers.jsonl").read_bytes()
     table = pq.read_table(tmp_path / "answers.parquet")
     named = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", TEXT, flags=re.MULTILINE)
     assert {name for row in named for name in re.findall(r"\w+", row)} == set(table.column_names)
     scores = json.loads((tmp_path / "scores.jsonl").read_text())
-    assert {"tokens", "logprob", "perplexity", "bits_per_byte"} <= scores.keys()
+    assert {"token_count", "total", "perplexity", "bits_per_byte"} <= scores.keys()
 
 
 @pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("gptwo serve ")])

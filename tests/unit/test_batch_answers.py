@@ -134,7 +134,7 @@ def test_a_text_is_scored_as_lm_score_does(tiny_checkpoint: Path, model: gptwo.L
     )
     for text, row in zip(texts[:4], rows, strict=False):
         alone = model.score(text)
-        assert (row["tokens"], row["logprob"], row["bits_per_byte"]) == (
+        assert (row["token_count"], row["total"], row["bits_per_byte"]) == (
             len(alone.token_ids),
             alone.total,
             alone.bits_per_byte,
@@ -200,7 +200,7 @@ def test_parquet_has_the_same_columns_whatever_the_rows_hold(tiny_checkpoint: Pa
     plain = parquet_of(rows_of(tiny_checkpoint, [{"prompt": "a"}], max_tokens=1))
     assert list(full[0]) == list(plain[0])
     scored = parquet_of(rows_of(tiny_checkpoint, [{"text": [5, 6]}, {"text": 1}], score=True), score=True)
-    assert list(scored[0])[:4] == ["index", "id", "text", "tokens"]
+    assert list(scored[0])[:4] == ["index", "id", "text", "token_count"]
     assert (scored[0]["text"], scored[0]["token_ids"]) == (None, [5, 6])
     assert parquet_of([]) == []
 

@@ -43,8 +43,8 @@ def score_row(task: Task, score: Score, *, token_ids: bool) -> Row:
     """The answer to a text that was scored."""
     row = {
         **_begin(task, "text"),
-        "tokens": len(score.token_ids),
-        "logprob": score.total,
+        "token_count": len(score.token_ids),
+        "total": score.total,
         "perplexity": score.perplexity,
         "bits_per_byte": score.bits_per_byte,
         "error": None,
@@ -56,7 +56,7 @@ def score_row(task: Task, score: Score, *, token_ids: bool) -> Row:
 
 def error_row(task: Task, error: str, *, score: bool) -> Row:
     """The answer to a line that has none."""
-    empty = ("tokens", "logprob", "perplexity", "bits_per_byte") if score else ("text", "finish_reason")
+    empty = ("token_count", "total", "perplexity", "bits_per_byte") if score else ("text", "finish_reason")
     return {**_begin(task, "text" if score else "prompt"), **dict.fromkeys(empty), "error": error}
 
 
@@ -186,8 +186,8 @@ def _score_schema() -> pa.Schema:
             pa.field("index", pa.int64(), nullable=False),
             pa.field("id", pa.string()),
             pa.field("text", pa.string()),
-            pa.field("tokens", pa.int64()),
-            pa.field("logprob", pa.float64()),
+            pa.field("token_count", pa.int64()),
+            pa.field("total", pa.float64()),
             pa.field("perplexity", pa.float64()),
             pa.field("bits_per_byte", pa.float64()),
             pa.field("token_ids", pa.list_(pa.int32())),

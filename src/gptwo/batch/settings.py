@@ -93,6 +93,8 @@ class BatchSettings:
     """The cluster's; None joins the one that is there, or starts one of this machine."""
 
     def __post_init__(self) -> None:
+        for name in ("source", "out"):
+            object.__setattr__(self, name, Path(getattr(self, name)))  # text does as well
         if self.out.suffix.lower() not in SUFFIXES:
             raise InvalidRequestError(
                 f"the output is called {self.out.name}, expected a name that ends in {' or '.join(SUFFIXES)}", "out"
