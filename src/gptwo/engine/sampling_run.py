@@ -122,8 +122,11 @@ class SamplingRun:
         if sequence.speculator is None or not self._sequences:
             return []
         left = self.request.max_tokens - len(sequence.output_ids) - 1
-        drafts = sequence.speculator.draft(sequence.ids, min(room.drafts, left, self._window - len(sequence.ids)))
-        return drafts if sequence.constraint is None else drafts[: sequence.constraint.usable(drafts)]
+        most = min(room.drafts, left, self._window - len(sequence.ids))
+        if sequence.constraint is None:
+            return sequence.speculator.draft(sequence.ids, most)
+        drafts = sequence.constraint.forced(most) or sequence.speculator.draft(sequence.ids, most)
+        return drafts[: sequence.constraint.usable(drafts)]
 
     def _keep_prompt(self, feed: Feed, logits: Floats) -> None:
         """Keep what was asked of the logits (rows, V) of a part of the prompt."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from gptwo.errors import GptwoError, InvalidRequestError, MissingDependencyError, one_line
+from gptwo.errors import GptwoError, InvalidRequestError, MissingDependencyError, TokenizerError, one_line
 from gptwo.sampling.grammar_trial import Trial
 from gptwo.sampling.processors import TokenMask
 from gptwo.sampling.structured import PARAM, StructuredOutputs
@@ -41,9 +41,8 @@ LIMITS = {
     "precompute_large_lexemes": False,
     "verbose_errors": False,
 }
-# Between two parts of JSON: nothing, a space, or a new line and an indentation. Without a bound a model that is not
-# sure may write spaces for ever.
-WHITESPACE = r" |\n {0,16}"
+# Between two parts of JSON stands at most one space. Without a bound a model that is not sure writes spaces for ever.
+WHITESPACE = " "
 # Tokens are the model's to choose also where the text is certain: the masks then don't depend on how we would cut it.
 _OPTIONS = '\n%llguidance {"no_forcing": true}\n'
 
@@ -76,6 +75,17 @@ class Constraint:
         self._call(self._matcher.consume_token, token_id)
         self._look()
 
+    def forced(self, most: int) -> list[int]:
+        """The text that is certain to come next, as at most so many tokens; a guess, for the model may cut it otherwise.
+
+        Often nothing. What comes out is not checked, see `usable`.
+        """
+        certain = self._call(self._matcher.compute_ff_bytes) if most > 0 else b""
+        try:
+            return self._tokenizer.encode(certain.decode("utf-8", "ignore"))[:most]
+        except TokenizerError:  # a character that the vocabulary has in no single token
+            return []
+
     def usable(self, drafts: Sequence[int]) -> int:
         """How many of these tokens, from the first on, could come next one after another."""
         if not drafts:
@@ -106,7 +116,7 @@ class Constraint:
         if self._matcher.is_error():
             error = one_line(self._matcher.get_error().replace("<non-verbose/>", ""))
             if "NoExtension" in error:
-                raise InvalidRequestError(f"{PARAM} allows no text at all", param=PARAM)
+                raise InvalidRequestError(f"{PARAM} allows no text that the model's vocabulary can write", param=PARAM)
             raise InvalidRequestError(
                 f"{PARAM} costs too much to keep after {self._produced} tokens ({error}); simplify it", param=PARAM
             )
@@ -148,7 +158,7 @@ def _as_lark(wanted: StructuredOutputs) -> str:
         return "start: CHOICE\nCHOICE: " + " | ".join(map(json.dumps, wanted.choice)) + _OPTIONS
     if wanted.kind == "regex":
         assert wanted.regex is not None
-        return f"start: /{_library().regex_to_lark(wanted.regex, '')}/" + _OPTIONS
+        return f"start: /{_library().regex_to_lark(wanted.regex, 'd')}/" + _OPTIONS
     schema = json.loads(wanted.json_schema) if isinstance(wanted.json_schema, str) else {"type": "object"}
     if isinstance(schema, dict):
         schema = {"x-guidance": {"whitespace_pattern": WHITESPACE}, **schema}
@@ -157,7 +167,10 @@ def _as_lark(wanted: StructuredOutputs) -> str:
 
 def _refused(wanted: StructuredOutputs, error: str) -> InvalidRequestError:
     """The error of a grammar that is none, with the first line of what the library says of it."""
-    first = next((line for line in error.splitlines() if line.strip()), "it makes no sense")
+    lines = [line.strip() for line in error.splitlines() if line.strip()] or ["it makes no sense"]
+    first = lines[0]
+    if first.endswith("regex parse error:"):  # behind it come the expression, a mark below it, and what is wrong
+        first = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), first)
     if wanted.kind != "grammar" and first.startswith("at "):
         first = first.partition(": ")[2] or first  # the place in the grammar that we made
     first = first.removeprefix("failed to compile JSON schema: ")

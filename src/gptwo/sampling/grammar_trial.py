@@ -1,8 +1,8 @@
 """Grammars from outside are compiled in a process of their own first.
 
 A grammar can be written so that whoever compiles it overflows its stack, which ends the process: a schema whose
-references go thousands deep, say. No limit on its size tells these from honest ones. So each is tried where that does no
-harm, with a small stack, little memory and little time; what passes is compiled here.
+references go thousands deep, say. No limit on its size tells these from honest ones. So each is tried where that does
+no harm, with a small stack, little memory and little time; what passes is compiled here.
 """
 
 from __future__ import annotations

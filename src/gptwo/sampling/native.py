@@ -69,9 +69,7 @@ class Sampler:
             logprobs=logprobs,
         )
 
-    def choose(
-        self, logits: Logits, index: int, output_ids: Sequence[int], mask: TokenMask | None = None
-    ) -> Chosen:
+    def choose(self, logits: Logits, index: int, output_ids: Sequence[int], mask: TokenMask | None = None) -> Chosen:
         """The token that follows prompt and `output_ids` in text number `index` of those that share the seed.
 
         It is drawn with the random number of (seed, index, position), the position counting from the prompt's
@@ -82,9 +80,7 @@ class Sampler:
         """
         return Chosen(*self._core.choose(logits, index, output_ids, mask))
 
-    def distribution(
-        self, logits: Logits, output_ids: Sequence[int], mask: TokenMask | None = None
-    ) -> Probabilities:
+    def distribution(self, logits: Logits, output_ids: Sequence[int], mask: TokenMask | None = None) -> Probabilities:
         """The probabilities that this token is drawn from: float64 (V,), as `sampler.distribution` has them."""
         masses = np.empty(len(logits), dtype=np.int64)
         self._core.masses(logits, output_ids, masses, mask)

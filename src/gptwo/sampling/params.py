@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 from gptwo import options
 from gptwo.errors import InvalidRequestError
 from gptwo.options import boolean, choice, integer, number, option, refuse_unknown_names, shown
-from gptwo.sampling.structured import StructuredOutputs, structured_outputs
+from gptwo.sampling.structured import StructuredOutputs, structured
 from gptwo.sampling.validation import texts, token_biases, token_ids, words
 
 LARGEST_N = 128
@@ -171,9 +171,9 @@ class SamplingParams(LogitsOptions):
         integer(0, LONGEST_DRAFT),
         "Guess up to this many tokens from the text so far and check them at once: faster, the same text; 0 is off.",
     )
-    structured_outputs: StructuredOutputs | Mapping[str, Any] | None = option(
+    structured_outputs: StructuredOutputs | Mapping[str, Any] | None = option(  # noqa: RUF009 - it is immutable
         None,
-        structured_outputs,
+        structured,
         "What the text has to be, with one of json_schema, regex, choice, grammar or json_object; none is anything.",
     )
 

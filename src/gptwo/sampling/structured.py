@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from gptwo.errors import InvalidRequestError, nearest_name
 from gptwo.options import shown
+from gptwo.sampling.regex_check import regex_fault
 
 PARAM = "structured_outputs"
 LONGEST_REGEX = 16_384
@@ -30,8 +31,8 @@ class StructuredOutputs:
     """What a text has to be; exactly one of the fields is given.
 
     json_schema: a JSON schema, as an object or as JSON; it is kept as JSON. regex: a regular expression in Rust's
-    syntax that the whole text matches. choice: the texts to choose from. grammar: a context-free grammar in Lark's
-    syntax, whose rule `start` is the whole text. json_object: True for any JSON object.
+    syntax, which the whole text matches; its digits are 0 to 9. choice: the texts to choose from. grammar: a
+    context-free grammar in Lark's syntax, whose rule `start` is the whole text. json_object: True for any JSON object.
 
     Raises InvalidRequestError, whose `param` is structured_outputs, for none or several of them, a value of the wrong
     type, and for what is too long or nested too deep. Whether a schema, an expression or a grammar makes sense is seen
@@ -92,7 +93,7 @@ class StructuredOutputs:
         return {self.kind: list(value) if isinstance(value, tuple) else value}
 
 
-def structured_outputs(name: str, value: Any) -> StructuredOutputs | None:
+def structured(name: str, value: Any) -> StructuredOutputs | None:
     """The check of a parameter that is StructuredOutputs, or a mapping of its fields, or none."""
     if value is None or isinstance(value, StructuredOutputs):
         return value
@@ -117,28 +118,20 @@ def _text(name: str, value: Any, longest: int) -> str:
 
 def _regex(value: Any) -> str:
     text = _text("regex", value, LONGEST_REGEX)
-    _check_brackets("regex", text, "(")
+    fault = regex_fault(text)
+    if fault is not None:
+        raise _refused(f"regex {fault}")
     return text
 
 
 def _grammar(value: Any) -> str:
     text = _text("grammar", value, LONGEST_SOURCE)
-    _check_brackets("grammar", text, "([{")
+    depth = 0
+    for character in text:  # those in quotes and classes count too: it is a bound, no parser
+        depth = max(0, depth + (character in "([{") - (character in ")]}"))
+        if depth > DEEPEST:
+            raise _refused(f"grammar has brackets nested more than {DEEPEST} deep")
     return text
-
-
-def _check_brackets(name: str, text: str, opening: str) -> None:
-    """Refuse brackets that are nested too deep. Those in quotes and classes count too: it is a bound, no parser."""
-    closing = {"(": ")", "[": "]", "{": "}"}
-    for bracket in opening:
-        depth = 0
-        for character in text:
-            if character == bracket:
-                depth += 1
-                if depth > DEEPEST:
-                    raise _refused(f"{name} has brackets nested more than {DEEPEST} deep")
-            elif character == closing[bracket]:
-                depth = max(0, depth - 1)
 
 
 def _choice(value: Any) -> tuple[str, ...]:
