@@ -10,6 +10,7 @@ V is the tokenizer's vocabulary.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import threading
 import weakref
@@ -76,11 +77,13 @@ class Constraint:
         self._look()
 
     def forced(self, most: int) -> list[int]:
-        """The text that is certain to come next, as at most so many tokens; a guess, for the model may cut it otherwise.
+        """The text that is certain to come next, often none, in at most so many tokens.
 
-        Often nothing. What comes out is not checked, see `usable`.
+        A guess, since the model may cut it otherwise; what comes out is not checked, see `usable`.
         """
-        certain = self._call(self._matcher.compute_ff_bytes) if most > 0 else b""
+        if most <= 0:
+            return []
+        certain = _guarded(self._matcher.deep_copy().compute_ff_bytes)
         try:
             return self._tokenizer.encode(certain.decode("utf-8", "ignore"))[:most]
         except TokenizerError:  # a character that the vocabulary has in no single token
@@ -88,10 +91,9 @@ class Constraint:
 
     def usable(self, drafts: Sequence[int]) -> int:
         """How many of these tokens, from the first on, could come next one after another."""
-        if not drafts:
-            return 0
-        known = [token_id for token_id in drafts if token_id < self._tokenizer.vocab_size]
-        return int(self._call(self._matcher.validate_tokens, known)) if known == list(drafts) else 0
+        known = itertools.takewhile(lambda token_id: token_id < self._tokenizer.vocab_size, drafts)
+        # A matcher that has failed, at what is too expensive, stays so; with a copy a guess cannot do harm.
+        return int(_guarded(self._matcher.deep_copy().validate_tokens, list(known)))
 
     def _look(self) -> None:
         """Compute the mask. Each word is computed before the first choice, so that the last token is known as such."""
@@ -101,22 +103,28 @@ class Constraint:
         words[end // 32] &= ~np.uint32(1 << end % 32)
         may_go_on = bool(words.any())
         if not may_go_on and not may_end:
-            raise InvalidRequestError(
-                f"{PARAM} cannot be kept after {self._produced} tokens: the model's vocabulary has no token for what "
-                "has to come next",
-                param=PARAM,
-            )
+            raise self._stuck()
         for token_id in self._stop_ids if may_end else ():
             if token_id < end:
                 words[token_id // 32] |= np.uint32(1 << token_id % 32)
         self.mask, self.ended = words, not may_go_on
+
+    def _stuck(self) -> InvalidRequestError:
+        """The error of a text for which no token is left."""
+        if self._produced == 0:
+            return InvalidRequestError(f"{PARAM} allows no text that the model's vocabulary can write", param=PARAM)
+        return InvalidRequestError(
+            f"{PARAM} cannot be kept after {self._produced} tokens: "
+            "the model's vocabulary has no token for what has to come next",
+            param=PARAM,
+        )
 
     def _call(self, method: Callable[..., Result], *arguments: Any) -> Result:
         result = _guarded(method, *arguments)
         if self._matcher.is_error():
             error = one_line(self._matcher.get_error().replace("<non-verbose/>", ""))
             if "NoExtension" in error:
-                raise InvalidRequestError(f"{PARAM} allows no text that the model's vocabulary can write", param=PARAM)
+                raise self._stuck()
             raise InvalidRequestError(
                 f"{PARAM} costs too much to keep after {self._produced} tokens ({error}); simplify it", param=PARAM
             )
