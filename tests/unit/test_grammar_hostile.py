@@ -179,6 +179,18 @@ def test_a_mask_that_costs_too_much_ends_its_request_and_no_other() -> None:
     assert not engine.has_work()
 
 
+def test_masks_that_take_too_long_in_all_end_their_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grammar, "TOKEN_SECONDS", 0.0)
+    monkeypatch.setattr(grammar, "BURST_SECONDS", 0.05)  # gone after a while, on any machine
+    schema = {"type": "string", "minLength": 10**6, "maxLength": 10**7}
+    params = SamplingParams(structured_outputs={"json_schema": schema}, max_tokens=10**6, overflow="slide", seed=1)
+    engine = Engine(ToyDecoder(tiny_config(n_positions=2)), TOKENIZER)
+    request = engine.add([1], params)
+    with pytest.raises(InvalidRequestError, match="its masks take too long"):
+        answer(engine, request)
+    assert not engine.has_work()
+
+
 # ---- by chance
 
 

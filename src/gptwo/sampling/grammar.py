@@ -13,6 +13,7 @@ import functools
 import itertools
 import json
 import threading
+import time
 import weakref
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,18 +31,20 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-# What compiling a grammar, and one mask, may cost; the library's own units, of which it does some 15 to 50 a
-# microsecond. A mask within these limits takes milliseconds.
+# What compiling a grammar, and one mask, may cost, in the library's own units: so many are done in milliseconds.
 LIMITS = {
     "initial_lexer_fuel": 1_000_000,
     "step_lexer_fuel": 200_000,
-    "step_max_items": 50_000,
+    "step_max_items": 20_000,
     "max_items_in_row": 2_000,
     "max_lexer_states": 50_000,
     "max_grammar_size": 500_000,
     "precompute_large_lexemes": False,
     "verbose_errors": False,
 }
+# An ambiguous grammar's masks cost more with each token, whatever those limits. So each text has an account of seconds
+# of a processor's time, to which every token adds a little; common masks take a hundredth of that.
+BURST_SECONDS, TOKEN_SECONDS = 0.5, 0.01
 # Between two parts of JSON stands at most one space. Without a bound a model that is not sure writes spaces for ever.
 WHITESPACE = " "
 # Tokens are the model's to choose also where the text is certain: the masks then don't depend on how we would cut it.
@@ -61,6 +64,7 @@ class Constraint:
         self._matcher, self._tokenizer = matcher, tokenizer
         self._stop_ids = frozenset(stop_ids)
         self._produced = 0
+        self._seconds = BURST_SECONDS
         self._look()
 
     def copy(self) -> Constraint:
@@ -72,9 +76,13 @@ class Constraint:
 
     def accept(self, token_id: int) -> None:
         """Go on by a token of the mask that is no stop token. Raises InvalidRequestError if that costs too much."""
+        began = time.thread_time()
         self._produced += 1
         self._call(self._matcher.consume_token, token_id)
         self._look()
+        self._seconds = min(BURST_SECONDS, self._seconds + TOKEN_SECONDS) - (time.thread_time() - began)
+        if self._seconds < 0.0:
+            raise self._too_expensive("its masks take too long")
 
     def forced(self, most: int) -> list[int]:
         """The text that is certain to come next, often none, in at most so many tokens.
@@ -119,15 +127,18 @@ class Constraint:
             param=PARAM,
         )
 
+    def _too_expensive(self, why: str) -> InvalidRequestError:
+        return InvalidRequestError(
+            f"{PARAM} costs too much to keep after {self._produced} tokens ({why}); simplify it", param=PARAM
+        )
+
     def _call(self, method: Callable[..., Result], *arguments: Any) -> Result:
         result = _guarded(method, *arguments)
         if self._matcher.is_error():
             error = one_line(self._matcher.get_error().replace("<non-verbose/>", ""))
             if "NoExtension" in error:
                 raise self._stuck()
-            raise InvalidRequestError(
-                f"{PARAM} costs too much to keep after {self._produced} tokens ({error}); simplify it", param=PARAM
-            )
+            raise self._too_expensive(error)
         return result
 
 
