@@ -150,6 +150,15 @@ def test_a_text_is_of_the_grammar() -> None:
             assert before != reduced, text.text
 
 
+def test_a_grammar_may_be_one_of_llama_cpps() -> None:
+    source = 'root ::= name ("," ws name)*  # names\nname ::= [A-Z] [a-z]{2,3}\nws ::= " "?\n'
+    for seed in range(10):
+        completion = say([1], seed=seed, structured_outputs={"grammar": source}, logit_bias={END: 5})
+        assert completion.finish_reason == "length" or re.fullmatch(
+            r"[A-Z][a-z]{2,3}(, ?[A-Z][a-z]{2,3})*", completion.text
+        )
+
+
 def test_json_has_at_most_one_space_between_its_parts_unless_its_schema_says_otherwise() -> None:
     for seed in range(10):
         text = say(

@@ -73,6 +73,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a special token": ({"grammar": 'start: "a" <|endoftext|>'}, "unknown special token"),
     "a token that is not there": ({"grammar": "start: <[99999999]>"}, "grammar cannot be used"),
     "a file to import": ({"grammar": "%import /etc/passwd\nstart: passwd"}, "grammar cannot be used"),
+    "GBNF that is none": ({"grammar": "root ::= ["}, "Unexpected end of input"),
+    "GBNF without its rules": ({"grammar": "root ::= b"}, "read as GBNF"),
+    "GBNF of a chain of rules": (
+        {"grammar": "root ::= r0\n" + "".join(f"r{i} ::= r{i + 1} r{i + 1}\n" for i in range(8_000)) + 'r8000 ::= "a"'},
+        "expected at most 8,192 in GBNF",
+    ),
     "the schema false": ({"json_schema": False}, "schema is false"),
     "a schema of itself": ({"json_schema": {"$ref": "#"}}, "allows no text"),
     "references in a circle": (
@@ -116,6 +122,9 @@ HARMLESS: dict[str, dict[str, Any]] = {
     "left recursion": {"grammar": 'start: start "a" | "a"'},
     "ambiguity": {"grammar": 'start: s\ns: s s s | s s | "a" | "b" | "ab" | ""'},
     "hidden left recursion": {"grammar": 'start: a start "x" | "y"\na: ""'},
+    "GBNF that doubles 30 times": {
+        "grammar": "root ::= r0\n" + "".join(f"r{i} ::= r{i + 1} r{i + 1}\n" for i in range(30)) + 'r30 ::= root | "a"'
+    },
     "rules that double 40 times": {"grammar": rules(40, lambda i: f"r{i} r{i}", '"a"').replace("R", "r")},
     "repeats of repeats of repeats": {"grammar": 'start: (("a"{1000}){1000}){1000}'},
     "any number of any number": {"grammar": 'start: c{1,1000}\nc: b{1,1000}\nb: "a" | "b"'},

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import re
 import threading
 import time
 import weakref
@@ -45,6 +46,7 @@ LIMITS = {
 # An ambiguous grammar's masks cost more with each token, whatever those limits. So each text has an account of seconds
 # of a processor's time, to which every token adds a little; common masks take a hundredth of that.
 BURST_SECONDS, TOKEN_SECONDS = 0.5, 0.01
+LONGEST_GBNF = 8192  # characters; translating one takes the longer the more rules each rule can see
 # Between two parts of JSON stands at most one space. Without a bound a model that is not sure writes spaces for ever.
 WHITESPACE = " "
 # Tokens are the model's to choose also where the text is certain: the masks then don't depend on how we would cut it.
@@ -170,7 +172,7 @@ def _as_lark(wanted: StructuredOutputs) -> str:
     """The grammar whose `start` is what is wanted."""
     if wanted.kind == "grammar":
         assert wanted.grammar is not None
-        return wanted.grammar + _OPTIONS
+        return _lark_of(wanted.grammar) + _OPTIONS
     if wanted.kind == "choice":
         assert wanted.choice is not None
         # One expression of the lexer, since alternatives of the parser are dear.
@@ -182,6 +184,25 @@ def _as_lark(wanted: StructuredOutputs) -> str:
     if isinstance(schema, dict):
         schema = {"x-guidance": {"whitespace_pattern": WHITESPACE}, **schema}
     return "start: %json " + json.dumps(schema) + _OPTIONS
+
+
+def _lark_of(source: str) -> str:
+    """A grammar in Lark's syntax; one of llama.cpp's, which define rules by `::=`, is translated."""
+    if not re.search(r"^\s*[\w-]+\s*::=", source, flags=re.MULTILINE):
+        return source
+    if len(source) > LONGEST_GBNF:
+        raise InvalidRequestError(
+            f"grammar has {len(source):,} characters, expected at most {LONGEST_GBNF:,} in GBNF; write it in Lark's syntax",
+            param=PARAM,
+        )
+    from llguidance.gbnf_to_lark import gbnf_to_lark
+
+    try:
+        return str(gbnf_to_lark(source))
+    except Exception as error:  # the library raises bare Exceptions
+        raise InvalidRequestError(
+            f"grammar cannot be used: {one_line(error)} (read as GBNF, since it has ::=)", param=PARAM
+        ) from error
 
 
 def _refused(wanted: StructuredOutputs, error: str) -> InvalidRequestError:

@@ -32,7 +32,8 @@ class StructuredOutputs:
 
     json_schema: a JSON schema, as an object or as JSON; it is kept as JSON. regex: a regular expression in Rust's
     syntax, which the whole text matches; its digits are 0 to 9. choice: the texts to choose from. grammar: a
-    context-free grammar in Lark's syntax, whose rule `start` is the whole text. json_object: True for any JSON object.
+    context-free grammar in Lark's syntax, whose rule `start` is the whole text, or in llama.cpp's (GBNF), where that is
+    `root`. json_object: True for any JSON object.
 
     Raises InvalidRequestError, whose `param` is structured_outputs, for none or several of them, a value of the wrong
     type, and for what is too long or nested too deep. Whether a schema, an expression or a grammar makes sense is seen
