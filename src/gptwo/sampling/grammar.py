@@ -192,7 +192,8 @@ def _lark_of(source: str) -> str:
         return source
     if len(source) > LONGEST_GBNF:
         raise InvalidRequestError(
-            f"grammar has {len(source):,} characters, expected at most {LONGEST_GBNF:,} in GBNF; write it in Lark's syntax",
+            f"grammar has {len(source):,} characters, expected at most {LONGEST_GBNF:,} in GBNF; write it in Lark's "
+            "syntax",
             param=PARAM,
         )
     from llguidance.gbnf_to_lark import gbnf_to_lark
