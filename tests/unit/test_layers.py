@@ -48,7 +48,7 @@ PEERS = "bench.peers.worker."
 NEEDS_TORCH_IN_FUNCTIONS = {"checkpoint.torch_pickle", "cli.train"}
 
 # What only some of the installations have.
-EXTRAS = {"torch", "transformers", "tiktoken", "fastapi", "uvicorn", "ray", "onnx", "matplotlib"}
+EXTRAS = {"torch", "transformers", "tiktoken", "fastapi", "uvicorn", "ray", "onnx", "matplotlib", "llguidance"}
 
 
 class Import(NamedTuple):
