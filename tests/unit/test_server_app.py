@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import logging
@@ -20,7 +19,7 @@ from server_tools import App, GatedDecoder, assert_error, running_app, toy_model
 from tiny_models import TOKENIZER, ToyDecoder
 
 import gptwo
-from gptwo.errors import CheckpointError, GptwoError
+from gptwo.errors import CheckpointError
 from gptwo.language_model import LanguageModel
 from gptwo.server import completions, log, pages, service
 from gptwo.server.log import CLIENT_GONE, configure_logging
@@ -558,12 +557,3 @@ def test_pages_of_other_origins_are_let_in_by_name_only() -> None:
         assert refused.headers["access-control-allow-origin"] == "https://a.example"
     with running_app() as app:
         assert "access-control-allow-origin" not in ask(app).headers
-
-
-def test_the_settings_reach_the_runner() -> None:
-    with running_app(max_sequences=3, max_queue=9, max_wait=None) as app:
-        runner = app.service.runner
-        assert (runner._max_sequences, runner._max_queue, runner._max_wait) == (3, 9, None)
-        assert dataclasses.is_dataclass(app.service.settings)
-        assert isinstance(runner.engine.statistics.computed_tokens, int)
-        assert issubclass(CheckpointError, GptwoError)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
+import pydantic_core
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -69,6 +69,10 @@ def response_to(error: BaseException, **more: Any) -> Response:
 
 
 def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """A value as JSON, without NaN and the like, which JSON does not have."""
-    content = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    return Response(content, status, dict(headers or {}), "application/json")
+    """A value as JSON."""
+    return Response(json_bytes(value), status, dict(headers or {}), "application/json")
+
+
+def json_bytes(value: Any) -> bytes:
+    """A value as JSON in UTF-8. What JSON has no number for becomes null."""
+    return pydantic_core.to_json(value, inf_nan_mode="null")
