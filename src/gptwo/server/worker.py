@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
@@ -17,6 +18,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from gptwo.decoder.native import default_threads
 from gptwo.errors import GptwoError, NotReadyError
 from gptwo.loading import open_model
 from gptwo.server.process import serve
@@ -30,7 +32,6 @@ def main() -> None:
     """Serve until a signal ends it."""
     control = _Control(socket.socket(fileno=int(sys.argv[1])))
     first = control.first()
-    settings = ServerSettings(**first["settings"])
     listeners: list[socket.socket] = [_SharedListener(fileno=number) for number in first["listeners"]]
 
     def show_warning(message: Warning | str, category: type[Warning], *place: object, **more: object) -> None:
@@ -38,6 +39,9 @@ def main() -> None:
 
     warnings.showwarning = show_warning
     try:
+        settings = ServerSettings(**first["settings"])
+        threads = settings.threads or max(1, default_threads() // settings.workers)
+        settings = dataclasses.replace(settings, threads=threads)
         # One that takes the place of another has a model before it has requests; the others have those it would refuse.
         model = open_model(**settings.model_options()) if first["model_first"] else None
         serve(

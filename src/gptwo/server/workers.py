@@ -25,10 +25,9 @@ from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
-from gptwo.decoder.native import default_threads
 from gptwo.errors import GptwoError, ServerError, class_named
+from gptwo.server.address import BACKLOG, LAST_WORDS, address_of, listen, warn_if_open
 from gptwo.server.log import configure_logging, note
-from gptwo.server.process import BACKLOG, LAST_WORDS, address_of, listen, warn_if_open
 from gptwo.server.settings import ServerSettings
 from gptwo.server.summed_metrics import summed
 
@@ -126,9 +125,7 @@ class _Workers:
     def __init__(
         self, settings: ServerSettings, listeners: list[socket.socket], announce: Callable[[str], None]
     ) -> None:
-        threads = settings.threads or max(1, default_threads() // settings.workers)
         self._settings, self._listeners = settings, listeners
-        self._theirs = dataclasses.asdict(dataclasses.replace(settings, threads=threads, workers=1))
         self._announce: Callable[[str], None] | None = announce
         self._events: queue.SimpleQueue[tuple[_Worker | None, Any]] = queue.SimpleQueue()
         self._workers: dict[int, _Worker] = {}
@@ -188,7 +185,7 @@ class _Workers:
 
     def _start(self, number: int) -> None:
         first = {
-            "settings": self._theirs,
+            "settings": dataclasses.asdict(self._settings),
             "listeners": [listener.fileno() for listener in self._listeners],
             "model_first": self._any_was_ready,
         }
