@@ -98,6 +98,15 @@ def test_processes_and_formats_change_no_answer() -> None:
         assert [row[name] for row in stored] == [row[name] for row in rows]
 
 
+def test_outputs_are_constrained_as_by_generate() -> None:
+    pytest.importorskip("llguidance", reason="needs the extra `grammar`, which has llguidance")
+    write_lines("in.jsonl", [{"prompt": "a"}, {"prompt": "a", "structured_outputs": {"regex": "[xy]{3}"}}])
+    assert main(["batch", "in.jsonl", "out.jsonl", "--choice", "yes", "--choice", "no"]) == 0
+    first, second = read_lines("out.jsonl")
+    assert first["text"] in ("yes", "no")
+    assert set(second["text"]) <= {"x", "y"}
+
+
 def test_texts_are_scored() -> None:
     write_lines("in.jsonl", [{"text": f"hear me {i}", "source": "web"} for i in range(20)])
     assert main(["batch", "in.jsonl", "out.jsonl", "--score", "--processes", "2"]) == 0
@@ -338,6 +347,7 @@ def test_an_input_that_changes_meanwhile_is_told(capsys: Capture, monkeypatch: p
         (["in.jsonl", "out.jsonl", "--temperature", "-1"], 2, "temperature is -1.0"),
         (["in.jsonl", "out.jsonl", "--score", "--top-k", "4"], 2, "top_k is for generating"),
         (["in.jsonl", "out.jsonl", "--beams", "2", "--top-k", "4"], 2, "--top-k is for sampling"),
+        (["in.jsonl", "out.jsonl", "--beams", "2", "--regex", "a"], 2, "--regex is for sampling"),
         (["in.jsonl", "out.jsonl", "--model", "absent/model.pt"], 1, "no such file or directory: 'absent/model.pt'"),
         (["in.jsonl", "out.jsonl", "--device", "cuda", "--backend", "native"], 1, "the native backend runs on the CPU"),
     ],

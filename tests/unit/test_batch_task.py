@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from gptwo.batch.settings import BatchModel, Work, line_seed
+from gptwo.batch.settings import BatchModel, BatchSettings, Work, line_seed
 from gptwo.batch.source import Line
 from gptwo.batch.task import Task, read_task
+from gptwo.errors import InvalidRequestError
 from gptwo.sampling import BeamParams, SamplingParams
 
 
@@ -96,6 +99,13 @@ def test_the_answer_to_a_wrong_line_says_what_could_be_read_of_it() -> None:
     assert (task.id, task.prompt) == ("seven", "a")
     assert task.error is not None
     assert task_of({"id": "\ud800", "prompt": "a\udfff"}).prompt == "a?"
+
+
+def test_parameters_that_no_file_could_remember_are_refused() -> None:
+    parameters = {"logit_bias": {1: 2}, "stop": ("a",)}
+    BatchSettings(source=Path("in"), out=Path("out.jsonl"), parameters=parameters)
+    with pytest.raises(InvalidRequestError, match="the parameters are no plain values"):
+        BatchSettings(source=Path("in"), out=Path("out.jsonl"), parameters={"bad_words": [np.array([1])]})
 
 
 def test_a_line_to_be_scored_has_a_text_and_whatever_else() -> None:

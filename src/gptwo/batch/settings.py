@@ -108,6 +108,10 @@ class BatchSettings:
                 f"{next(iter(self.parameters))} is for generating, and scoring takes no parameters", param="score"
             )
         make_params({"max_tokens": None, **self.parameters})
+        try:
+            json.dumps(dict(self.parameters))
+        except (TypeError, ValueError) as error:
+            raise InvalidRequestError(f"the parameters are no plain values ({error}), as JSON has them") from error
 
 
 def make_params(values: Mapping[str, Any]) -> SamplingParams | BeamParams:

@@ -10,6 +10,7 @@ import click
 from gptwo.cli.generation import BEAMS, SAMPLING, generation_options, misplaced
 from gptwo.cli.loading import as_path, model_options
 from gptwo.cli.parameters import SectionedCommand, given
+from gptwo.cli.structured import option_name, structured_options, structured_values
 from gptwo.cli.terminal import bar, note, write
 from gptwo.errors import InvalidRequestError
 
@@ -43,7 +44,7 @@ OPTIONS: list[click.Parameter] = [
 ]
 
 
-@click.command(cls=SectionedCommand, params=[*OPTIONS, *model_options(), *generation_options()])
+@click.command(cls=SectionedCommand, params=[*OPTIONS, *model_options(), *generation_options(), *structured_options()])
 def command(source: str, out: str, **options: Any) -> None:
     """Answer every line of a file, and go on where an earlier run was ended.
 
@@ -59,6 +60,11 @@ def command(source: str, out: str, **options: Any) -> None:
     """
     values = given(click.get_current_context(), SAMPLING.keys() | BEAMS.keys())
     wrong = misplaced(values)
+    structured = structured_values(options)
+    if structured is not None:
+        values["structured_outputs"] = structured
+        if "num_beams" in values:
+            wrong = wrong or f"{option_name(structured)} is for sampling, and --beams searches instead"
     if wrong is not None:
         raise click.UsageError(wrong)
     from gptwo.batch import BatchModel, BatchSettings, parts_of, run_batch
