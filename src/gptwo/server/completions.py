@@ -22,10 +22,11 @@ from gptwo.server.sse import EventStream, unless_gone
 
 async def create_completion(service: Service, http: HttpRequest) -> Response:
     """Answer a request to continue prompts."""
-    settings, runner = service.settings, service.runner
-    data = await read_body(http, most=settings.max_body, timeout=settings.body_timeout)
-    fields = record_of(http.scope)
-    asked = await service.prepare(ask, service, runner, data)
+    settings, fields = service.settings, record_of(http.scope)
+    with service.counting_refusals():
+        runner = service.runner
+        data = await read_body(http, most=settings.max_body, timeout=settings.body_timeout)
+        asked = await service.prepare(ask, service, runner, data)
     fields |= {"id": asked.head["id"], "prompts": len(asked.prompts), "stream": bool(asked.body.stream)}
     fields["prompt_tokens"] = asked.usage(0)["prompt_tokens"]
     if settings.log_prompts:

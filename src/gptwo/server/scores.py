@@ -51,10 +51,11 @@ class Asked:
 
 async def create_score(service: Service, http: HttpRequest) -> Response:
     """Answer a request for scores."""
-    settings, runner = service.settings, service.runner
-    data = await read_body(http, most=settings.max_body, timeout=settings.body_timeout)
-    asked = await service.prepare(_ask, service, runner, data)
-    fields = record_of(http.scope)
+    settings, fields = service.settings, record_of(http.scope)
+    with service.counting_refusals():
+        runner = service.runner
+        data = await read_body(http, most=settings.max_body, timeout=settings.body_timeout)
+        asked = await service.prepare(_ask, service, runner, data)
     fields |= {"texts": len(asked.texts), "prompt_tokens": sum(map(len, asked.texts))}
     if settings.log_prompts:
         fields["input"] = asked.body.input

@@ -108,6 +108,15 @@ class Service:
         """Run `work`, however much waits, on one of those threads."""
         return await asyncio.get_running_loop().run_in_executor(self._preparers, lambda: work(*args, **kwargs))
 
+    @contextmanager
+    def counting_refusals(self) -> Iterator[None]:
+        """Count the requests that fail within this block, before the runner, which counts its own, hears of them."""
+        try:
+            yield
+        except GptwoError as error:
+            self.metrics.refused(error)
+            raise
+
     async def start(self) -> None:
         """Begin to load the model, or take the one that was given."""
         if self._given is not None:
