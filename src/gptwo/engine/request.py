@@ -39,6 +39,12 @@ class Request:
     constraint: Constraint | None
     """What the text has to be, at its beginning; to be copied for each text."""
 
+    @property
+    def width(self) -> int:
+        """The most sequences that the request holds at a time."""
+        params = self.params
+        return params.num_beams if isinstance(params, BeamParams) else params.best_of or params.n
+
 
 def make_request(
     number: int,
