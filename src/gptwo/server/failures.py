@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
-import pydantic_core
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -18,6 +16,7 @@ from gptwo.errors import (
     ModelNotFoundError,
     TokenizerError,
 )
+from gptwo.server.json_answers import json_response
 
 # Where the class does not say it already.
 _TYPES = {429: "rate_limit_error", 503: "service_unavailable"}
@@ -66,13 +65,3 @@ def response_to(error: BaseException, **more: Any) -> Response:
     if isinstance(error, AuthenticationError):
         headers["WWW-Authenticate"] = "Bearer"
     return json_response({**more, **body_of(error)}, status_of(error), headers)
-
-
-def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """A value as JSON."""
-    return Response(json_bytes(value), status, dict(headers or {}), "application/json")
-
-
-def json_bytes(value: Any) -> bytes:
-    """A value as JSON in UTF-8. What JSON has no number for becomes null."""
-    return pydantic_core.to_json(value, inf_nan_mode="null")

@@ -11,7 +11,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gptwo.errors import GptwoError
-from gptwo.server.failures import body_of, json_bytes
+from gptwo.server.failures import body_of
+from gptwo.server.json_answers import json_bytes
 
 Result = TypeVar("Result")
 
