@@ -82,12 +82,74 @@ class OutOfMemoryError(GptwoError, MemoryError):
     http_status = 503
 
 
+class RetryLaterError(GptwoError):
+    """Refused for now; the same request may be answered in `retry_after` seconds."""
+
+    http_status = 503
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class QueueFullError(RetryLaterError):
+    """More requests wait already than a server lets wait."""
+
+    http_status = 429
+
+
+class QueueTimeoutError(RetryLaterError):
+    """A request waited for its turn for longer than a server lets it."""
+
+
+class DrainingError(RetryLaterError):
+    """A server is about to end: it takes no request any more, or could not wait for one to be answered."""
+
+
 class DataError(GptwoError):
     """Training data or an input file that cannot be read."""
 
 
 class TrainingError(GptwoError):
     """A training run that cannot start, go on, or save."""
+
+
+class AuthenticationError(GptwoError):
+    """A server was asked without an API key, or with one that it does not know."""
+
+    http_status = 401
+
+
+class PayloadTooLargeError(InvalidRequestError):
+    """A request's body has more bytes than the server takes."""
+
+    http_status = 413
+
+
+class BodyTimeoutError(InvalidRequestError):
+    """A request's body did not arrive in time."""
+
+    http_status = 408
+
+
+class MediaTypeError(InvalidRequestError):
+    """A request's body is of a type, or coded in a way, that the server does not read."""
+
+    http_status = 415
+
+
+class TooManyRequestsError(RetryLaterError):
+    """More requests of one API key at a time than the server allows."""
+
+    http_status = 429
+
+
+class NotReadyError(RetryLaterError):
+    """The server's model is still being loaded."""
+
+
+class ServerError(GptwoError):
+    """A server that cannot start: an address that is taken, or keys that cannot be read."""
 
 
 class BenchError(GptwoError):

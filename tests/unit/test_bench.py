@@ -68,6 +68,13 @@ def test_turns_go_round_and_the_first_round_does_not_count():
     assert (times["a"].minimum, times["a"].median) == (3.0, 4.0)
 
 
+def test_what_is_hopelessly_slow_is_measured_once() -> None:
+    seconds = {"fast": 1.0, "slow": 7.9, "hopeless": 8.1, "failed": 0.0}
+    tasks = {name: (lambda value=value: value) for name, value in seconds.items()}
+    times = turn_by_turn(tasks, 3, hopeless=8.0)
+    assert {name: len(times[name].seconds) for name in seconds} == {"fast": 3, "slow": 3, "hopeless": 1, "failed": 3}
+
+
 def test_cases_fit_into_the_model():
     every = cases(GPT2, ["context", "batch", "prefill"], ["int8"], 2)
     assert [case.label for case in every if case.measure == "context"] == [

@@ -75,7 +75,8 @@ def test_the_full_context_can_be_used_and_one_more_token_names_both_numbers() ->
     for prompt, tokens in ((1023, 1), (1000, 24), (1024, 0), (1, 1023)):
         found = said_by(ToyDecoder(config), [1] * prompt, SamplingParams(max_tokens=tokens, ignore_eos=True, seed=1))
         assert len(found.token_ids) == tokens
-        with pytest.raises(ContextLengthError, match=f"{prompt} tokens and max_tokens is {tokens + 1}.*1024") as caught:
+        sentence = f"{prompt} tokens? and max_tokens is {tokens + 1}.*1024"
+        with pytest.raises(ContextLengthError, match=sentence) as caught:
             said_by(ToyDecoder(config), [1] * prompt, SamplingParams(max_tokens=tokens + 1))
         assert caught.value.param == "max_tokens"
         both = f"{prompt + 1} tokens and max_tokens is {tokens}.*1024" if tokens else "1025 tokens, more than .* 1024"

@@ -48,7 +48,15 @@ PEERS = "bench.peers.worker."
 NEEDS_TORCH_IN_FUNCTIONS = {"checkpoint.torch_pickle", "cli.train"}
 
 # What only some of the installations have.
-EXTRAS = {"torch", "transformers", "tiktoken", "fastapi", "uvicorn", "ray", "onnx", "matplotlib"}
+EXTRAS = {"torch", "transformers", "tiktoken", "fastapi", "uvicorn", "ray", "onnx", "matplotlib"} | {
+    "starlette",
+    "pydantic",
+    "pydantic_core",
+    "prometheus_client",
+}
+
+# The modules of the server that need none of it; the others are imported by `gptwo serve` when it starts.
+WITHOUT_EXTRAS = {"server", "server.settings", "server.runner", "server.ticket", "server.metrics"}
 
 
 class Import(NamedTuple):
@@ -169,9 +177,18 @@ def test_what_is_installed_with_an_extra_is_imported_in_functions_only() -> None
     eager = [
         one
         for one in IMPORTS
-        if one.at_import and part_of(one.imported) in EXTRAS - {"torch"} and not one.module.startswith(PEERS)
+        if one.at_import
+        and part_of(one.imported) in EXTRAS - {"torch"}
+        and not one.module.startswith(PEERS)
+        and (part_of(one.module) != "server" or one.module in WITHOUT_EXTRAS)
     ]
     assert eager == []
+
+
+def test_the_rest_of_gptwo_reaches_the_server_without_its_extra_or_in_functions() -> None:
+    server = [one for one in OWN if part_of(one.imported) == "server" and part_of(one.module) != "server"]
+    eager = {one.imported.removeprefix("gptwo.") for one in server if one.at_import}
+    assert eager <= WITHOUT_EXTRAS
 
 
 @pytest.mark.parametrize(
@@ -182,6 +199,7 @@ def test_what_is_installed_with_an_extra_is_imported_in_functions_only() -> None
         ("from gptwo.tokenizer import Tokenizer", {"torch", "huggingface_hub", "click", "rich"}),
         ("import gptwo; gptwo.load, gptwo.LanguageModel, gptwo.Completion", {"torch", "huggingface_hub", "rich"}),
         ("import gptwo.cli.commands", {"torch", "tokenizers", "huggingface_hub", "numpy"}),
+        ("import gptwo.cli.serve", {"fastapi", "starlette", "uvicorn", "pydantic", "torch", "tokenizers", "numpy"}),
     ],
 )
 def test_an_import_brings_no_more_than_it_must(statement: str, absent: set[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -34,14 +35,21 @@ def turn_by_turn(
     *,
     pause: float = 0.0,
     done: Callable[[Key], None] = lambda key: None,
+    hopeless: float = math.inf,
 ) -> dict[Key, Times]:
     """Run every task once, then every task again, `repetitions` times; the seconds that each says it took.
 
     A round before the first is not counted. pause: seconds of rest before each, for threads of the one before that
-    still spin. done: called after each run, with the key of the task.
+    still spin. done: called after each run, with the key of the task. hopeless: a task that took so many times as long
+    as the fastest in the first round that counts is not run again.
     """
     seconds: dict[Key, list[float]] = {key: [] for key in tasks}
     for repetition in range(repetitions + 1):
+        if repetition == 2:
+            fastest = min(
+                (taken[0] for taken in seconds.values() if taken[0] > 0), default=0.0
+            )  # 0 is a task that failed
+            tasks = {key: task for key, task in tasks.items() if seconds[key][0] <= hopeless * fastest}
         for key, task in tasks.items():
             if pause:
                 time.sleep(pause)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 MEASURES = ("decode", "engine", "prefill", "batch", "context", "threads")
 FORMATS = tuple(name for name in WEIGHTS if name != "auto")
 PEERS = "Peers"
+SERVER = "Servers"
 
 OPTIONS: list[click.Parameter] = [
     click.Argument(["model"], required=False),
@@ -64,6 +66,35 @@ OPTIONS: list[click.Parameter] = [
     SectionOption(
         ["--cache"], PEERS, metavar="DIR", help="Where converted models are kept.  [default: ~/.cache/gptwo/bench]"
     ),
+    SectionOption(
+        ["urls", "--url"],
+        SERVER,
+        multiple=True,
+        metavar="URL",
+        help="Put load on the server there instead, by OpenAI's completions; several take turns.",
+    ),
+    SectionOption(
+        ["--clients"],
+        SERVER,
+        type=click.IntRange(1, 4096),
+        default=32,
+        show_default=True,
+        help="Clients, each with one request after another.",
+    ),
+    SectionOption(
+        ["--requests"], SERVER, type=click.IntRange(1), default=64, show_default=True, help="Requests in each round."
+    ),
+    SectionOption(
+        ["--max-tokens"],
+        SERVER,
+        type=click.IntRange(1),
+        default=128,
+        show_default=True,
+        help="Tokens of each answer; the prompts have 16 words.",
+    ),
+    SectionOption(
+        ["--api-key"], SERVER, metavar="KEY", envvar="GPTWO_API_KEY", show_envvar=True, help="Where one is asked for."
+    ),
 ]
 
 
@@ -73,7 +104,13 @@ def command(**options: Any) -> None:
 
     Every line says how long a step takes at best, and how near that is to the time that reading the weights from memory
     must take. Cases take turns, so that a disturbance hits all of them. The last line is JSON.
+
+    With --url it measures servers as their clients see them: tokens per second, the time to the first token and that
+    from each to the next.
     """
+    if options["urls"]:
+        _servers(options)
+        return
     from gptwo.bench.machine import available_cpus, read_bandwidth, this_machine
     from gptwo.bench.report import Report
     from gptwo.decoder.native import default_threads
@@ -106,6 +143,33 @@ def command(**options: Any) -> None:
     if options["peers"]:
         _peers(report, checkpoint, formats, interpreters, options)
     _leave(report, options)
+
+
+def _servers(options: dict[str, Any]) -> None:
+    import asyncio
+
+    from gptwo.bench.server.load import Load, Result, lines, put_load
+    from gptwo.bench.timing import turn_by_turn
+
+    length = options["max_tokens"]
+    load = Load(
+        clients=options["clients"],
+        requests=options["requests"],
+        max_tokens=(length, length),
+        extra=(("ignore_eos", True),),  # ours and vLLM's; other servers pass over it
+    )
+    rounds: dict[str, list[Result]] = {url: [] for url in options["urls"]}
+
+    def task(url: str) -> float:
+        result = asyncio.run(put_load(url, load, key=options["api_key"]))
+        rounds[url].append(result)
+        return result.seconds
+
+    turn_by_turn(
+        {url: functools.partial(task, url) for url in rounds}, options["repetitions"] or (1 if options["quick"] else 3)
+    )
+    for url, results in rounds.items():
+        write("\n".join(lines(url, results[1:])) + "\n")
 
 
 def _check_peers(options: dict[str, Any]) -> dict[str, str]:

@@ -19,6 +19,7 @@ COMMANDS = {
     "tokenize": ("gptwo.cli.tokenize", "Turn text into token ids, or ids into text."),
     "top": ("gptwo.cli.top", "Show the likeliest next tokens after each prompt."),
     "score": ("gptwo.cli.score", "Measure how well a model predicts a text."),
+    "serve": ("gptwo.cli.serve", "Serve a model to OpenAI's clients and the browser."),
     "quantize": ("gptwo.cli.quantize", "Pack a model's weights: smaller and faster."),
     "bench": ("gptwo.cli.bench", "Measure speed: ours, step by step, and other engines."),
     "prepare": ("gptwo.cli.prepare", "Turn texts into data for training."),

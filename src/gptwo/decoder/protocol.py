@@ -28,6 +28,7 @@ class Decoder(Protocol):
     A decoder may have an attribute `exact`. If it is true, the logits of a token are the same bits however the tokens
     before it came to be held: at once, in parts, one by one, through `fork` and `truncate`, in any mixture. Only then
     does the engine cut prompts into chunks, let requests share what they begin with, and check drafts.
+    It may have an attribute `cache_blocks`: the blocks of 64 positions that open sequences hold, for those who watch.
     """
 
     config: GPTConfig

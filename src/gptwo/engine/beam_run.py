@@ -21,7 +21,7 @@ class BeamRun:
 
     def __init__(self, request: Request, resources: Resources) -> None:
         assert isinstance(request.params, BeamParams)
-        self.request, self.width = request, request.params.num_beams
+        self.request, self.width = request, request.width
         self._decoder, self._tokenizer = resources.decoder, resources.tokenizer
         tokenizer = resources.tokenizer
         self._search = BeamSearch(

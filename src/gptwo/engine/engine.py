@@ -20,7 +20,7 @@ from gptwo.decoder.protocol import Decoder, Floats
 from gptwo.engine.beam_run import BeamRun
 from gptwo.engine.output import Event, Failure
 from gptwo.engine.prefix_cache import BLOCK, PrefixCache
-from gptwo.engine.request import KeepLogits, make_request
+from gptwo.engine.request import KeepLogits, Request, make_request
 from gptwo.engine.run import Feed, Resources, Room, Run
 from gptwo.engine.sampling_run import SamplingRun
 from gptwo.engine.statistics import Statistics
@@ -80,7 +80,18 @@ class Engine:
 
         Raises InvalidRequestError or ContextLengthError, before any work, for what can never be answered.
         """
-        request = make_request(
+        request = self.prepare(prompt_ids, params, keep_logits=keep_logits)
+        self.submit(request)
+        return request.id
+
+    def prepare(
+        self, prompt_ids: Sequence[int], params: SamplingParams | BeamParams, *, keep_logits: KeepLogits = "none"
+    ) -> Request:
+        """A request with a number of its own, checked and not queued. Any thread may call this at any time.
+
+        Raises InvalidRequestError or ContextLengthError for what can never be answered.
+        """
+        return make_request(
             next(self._numbers),
             prompt_ids,
             params,
@@ -88,9 +99,11 @@ class Engine:
             tokenizer=self._tokenizer,
             keep_logits=keep_logits,
         )
-        kind = BeamRun if isinstance(params, BeamParams) else SamplingRun
+
+    def submit(self, request: Request) -> None:
+        """Queue a request that this engine has prepared; once, since its number tells its events from others'."""
+        kind = BeamRun if isinstance(request.params, BeamParams) else SamplingRun
         self._waiting.append(kind(request, self._resources))
-        return request.id
 
     def cancel(self, request_id: int) -> None:
         """Drop a request and free its memory; nothing more is said of it. A number that is done or unknown is none."""
@@ -102,9 +115,19 @@ class Engine:
         self._running = [run for run in self._running if run.request.id != request_id]
         self._waiting = deque(run for run in self._waiting if run.request.id != request_id)
 
+    def close(self) -> None:
+        """Drop every request, as `cancel` does, and free what is held for prompts to come."""
+        self._settle()
+        for run in [*self._running, *self._waiting]:
+            run.release()
+        self._running.clear()
+        self._waiting.clear()
+        self._said.clear()
+        self.clear_prefixes()
+
     @property
     def waiting(self) -> int:
-        """Requests that are not begun."""
+        """Requests that are not begun. They are begun in the order in which they came."""
         return len(self._waiting)
 
     @property
@@ -116,6 +139,11 @@ class Engine:
     def prefix_blocks(self) -> int:
         """Blocks of 64 tokens that are held for prompts to come."""
         return len(self._prefixes)
+
+    @property
+    def cache_blocks(self) -> int | None:
+        """Blocks of 64 positions in use, a shared one counted once; None for a decoder that does not count them."""
+        return getattr(self._decoder, "cache_blocks", None)
 
     @property
     def statistics(self) -> Statistics:

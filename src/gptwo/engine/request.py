@@ -34,6 +34,12 @@ class Request:
     keep_logits: KeepLogits
     """Which rows of the prompt's logits the completion brings."""
 
+    @property
+    def width(self) -> int:
+        """The most sequences that the request holds at a time."""
+        params = self.params
+        return params.num_beams if isinstance(params, BeamParams) else params.best_of or params.n
+
 
 def make_request(
     number: int,

@@ -26,7 +26,7 @@ class SamplingRun:
         assert isinstance(request.params, SamplingParams)
         self.request, self.done, self.waits = request, False, False
         self._params = request.params
-        self.width = self._params.best_of or self._params.n
+        self.width = request.width
         self._resources, self._tokenizer = resources, resources.tokenizer
         self._window = resources.decoder.config.n_positions
         self._chooses_best = self.width > self._params.n

@@ -18,6 +18,7 @@ from gptwo.errors import BenchError
 MEASURES: Final = ("decode", "prefill", "batch", "start")
 UNITS: Final = {"decode": "ms/token", "prefill": "ms", "batch": "ms/token", "start": "s"}
 REST: Final = 0.3  # seconds before each turn: threads of other engines spin for a while before they sleep
+HOPELESS: Final = 8.0  # times the fastest: measured once, since a few such would take up most of the run
 CHECKED: Final = 16  # tokens that are compared with ours
 
 
@@ -158,7 +159,7 @@ class Comparison:
         for measure in MEASURES:
             tasks = {i: self._task(measure, c, processes[id(c)], failed) for i, c in enumerate(group)}
             self.note(f"{group[0].weights if group else ''} {measure}: {self.repetitions + 1} rounds")
-            for i, times in turn_by_turn(tasks, self.repetitions, pause=self.rest).items():
+            for i, times in turn_by_turn(tasks, self.repetitions, pause=self.rest, hopeless=HOPELESS).items():
                 if id(group[i]) not in failed:
                     group[i].times[measure] = times
                     self.note(f"  {group[i].title}: {_shown(measure, times.minimum)}")

@@ -1,0 +1,1 @@
+"""A model as a service: many people's requests, one engine."""
