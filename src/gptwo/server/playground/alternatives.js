@@ -144,18 +144,19 @@ function describe(unit, take) {
 function choice(text, logprob, first, unit, take) {
   const chosen = text === first.text;
   const partial = bytesOf(text) !== null;
+  const special = text === "<|endoftext|>" || text.startsWith("token_id:");
   const probability = Math.exp(logprob);
   const bar = make("span");
   bar.style.width = `${Math.max(1, probability * 100)}%`;
   const label = chosen && unit.tokens.length > 1 ? unit.text : text;
-  const words = make("code", {}, partial && !chosen ? "part of a character" : visible(label));
+  const words = make("code", {}, special ? "end of the text" : partial && !chosen ? "part of a character" : visible(label));
   const button = make(
     "button",
     {
       type: "button",
       class: "alternative",
       "aria-current": chosen ? "true" : null,
-      disabled: partial && !chosen,
+      disabled: special || (partial && !chosen),
       click: () => take(label),
     },
     words,

@@ -7,7 +7,7 @@ import { Candidates } from "./candidates.js";
 import { paint } from "./colours.js";
 import { Doc } from "./document.js";
 import { offer } from "./examples.js";
-import { drawFigures } from "./figures.js";
+import { drawFigures, drawLegend } from "./figures.js";
 import { compact, make } from "./format.js";
 import { History } from "./history.js";
 import { explain, listen, nameKeys } from "./keys.js";
@@ -77,14 +77,13 @@ function draw() {
       run: writer.run,
       seed: history.entries[0]?.body.seed ?? null,
       keptSeed: parameters.get("seed"),
-      colours,
-      units: doc.state.units,
       seedTaken: (seed) => {
         parameters.set("seed", seed);
         notices.say(seed === null ? "Each continuation has a seed of its own." : `Seed ${seed} is kept.`);
         requestAnimationFrame(() => $("seed")?.focus());
       },
     });
+    drawLegend($("legend"), $("perplexity"), doc.state.units, colours);
     keep();
   });
 }
@@ -202,15 +201,16 @@ function showKey() {
 function keySection() {
   const field = make("input", { id: "api-key", class: "field wide", type: "password", autocomplete: "off", spellcheck: "false" });
   field.value = apiKey.get();
-  field.addEventListener("change", () => {
+  const take = () => {
     apiKey.set(field.value.trim());
     load();
-  });
+  };
+  field.addEventListener("change", take);
   return make(
     "details",
     { class: "group", id: "access", hidden: apiKey.get() === "" },
     make("summary", {}, "Access"),
-    make("div", { class: "parameter" }, make("label", { for: "api-key" }, "API key"), field, make("p", {}, "Kept in this tab until it is closed, and sent to this server only.")),
+    make("form", { class: "parameter", submit: (event) => event.preventDefault() }, make("label", { for: "api-key" }, "API key"), field, make("p", {}, "Kept in this tab until it is closed, and sent to this server only.")),
   );
 }
 

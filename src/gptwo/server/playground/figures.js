@@ -1,11 +1,10 @@
-// The line of figures: how fast the last continuation came, its seed, and what the colours mean.
+// The line of figures: how fast the last continuation came, and its seed; and what the colours mean.
 
-import { STEPS } from "./colours.js";
 import { duration, make, plural, rate } from "./format.js";
 import { perplexity } from "./tokens.js";
 
 /** seedTaken(seed): the person wants to keep this seed. */
-export function drawFigures(box, { run, seed, keptSeed, colours, units, seedTaken }) {
+export function drawFigures(box, { run, seed, keptSeed, seedTaken }) {
   const parts = [];
   if (run && run.tokens > 0) {
     const { first, perSecond } = run.speed;
@@ -19,7 +18,6 @@ export function drawFigures(box, { run, seed, keptSeed, colours, units, seedTake
     const title = kept ? "The next continuation uses this seed again; press to let each have its own" : "Press to keep this seed for the next continuation";
     parts.push(make("button", { type: "button", class: "seed", id: "seed", title, "aria-pressed": String(kept), click: () => seedTaken(kept ? null : seed) }, label));
   }
-  if (colours) parts.push(legend(units));
   box.replaceChildren(...parts);
 }
 
@@ -27,14 +25,9 @@ function figure(value, unit) {
   return make("span", {}, make("b", {}, value), unit);
 }
 
-function legend(units) {
-  const swatches = Array.from({ length: STEPS }, (_, step) => {
-    const swatch = make("span");
-    swatch.style.background = `var(--p${step})`;
-    return swatch;
-  });
-  const value = perplexity(units);
-  const title = "The perplexity is as if the model had chosen among so many equally likely tokens each time";
-  const said = value === null ? null : make("span", { title }, " · perplexity ", make("b", {}, value.toFixed(value < 10 ? 1 : 0)));
-  return make("span", { class: "legend" }, "surprising ", make("i", { "aria-hidden": "true" }, ...swatches), " expected", said);
+/** What the colours mean, and how likely the text is on the whole. */
+export function drawLegend(legend, text, units, on) {
+  legend.hidden = !on;
+  const value = on ? perplexity(units) : null;
+  text.textContent = value === null ? "" : `· perplexity ${value.toFixed(value < 10 ? 1 : 0)}`;
 }

@@ -100,7 +100,7 @@ export function logprobOf(unit) {
   return sum;
 }
 
-const STEPS = [0.01, 0.05, 0.15, 0.35, 0.65, 0.9].map(Math.log);
+const STEPS = [0.005, 0.02, 0.08, 0.25, 0.6, 0.9].map(Math.log);
 
 /** The step of the colour scale, 0 (a surprise) to 6 (as good as certain); null where there is no probability. */
 export function stepOf(unit) {

@@ -31,7 +31,7 @@ export class Writer {
 
   /** Whether the last continuation is still as it was made. */
   get canAgain() {
-    return !this.running && this.#last !== null && this.doc.state === this.#last.result;
+    return !this.running && this.#last !== null && this.doc.text === this.#last.result;
   }
 
   /** The request that going on from a place would send. Throws ServerError; `signal` ends it. */
@@ -273,7 +273,7 @@ export class Writer {
       seconds,
       ended,
     });
-    this.#last = { ...this.#last, base, at: run.at, result: this.doc.state };
+    this.#last = { ...this.#last, base, at: run.at, result: this.doc.text };
     this.changed();
   }
 
