@@ -138,19 +138,22 @@ function describe(unit, take) {
   const head = make("p", {}, make("b", {}, visible(unit.text)), `  ${said}`);
   const listed = first.top.some(([text]) => text === first.text) || first.logprob === null ? first.top : [...first.top, [first.text, first.logprob]];
   if (listed.length === 0) return [head];
-  return [head, ...listed.map(([text, value]) => choice(text, value, first, unit, take))];
+  const largest = Math.max(...listed.map(([, value]) => value));
+  return [head, ...listed.map(([text, value]) => choice(text, value, largest, unit, take))];
 }
 
-function choice(text, logprob, first, unit, take) {
+/** One line of the list; its bar is as long as the likeliest one's where it is as likely. */
+function choice(text, logprob, largest, unit, take) {
+  const [first] = unit.tokens;
   const chosen = text === first.text;
   const partial = bytesOf(text) !== null;
   const special = text === "<|endoftext|>" || text.startsWith("token_id:");
   const probability = Math.exp(logprob);
   const bar = make("span");
-  bar.style.width = `${Math.max(1, probability * 100)}%`;
+  bar.style.width = `${Math.exp(logprob - largest) * 100}%`;
   const label = chosen && unit.tokens.length > 1 ? unit.text : text;
   const words = make("code", {}, special ? "end of the text" : partial && !chosen ? "part of a character" : visible(label));
-  const button = make(
+  return make(
     "button",
     {
       type: "button",
@@ -163,5 +166,4 @@ function choice(text, logprob, first, unit, take) {
     make("span", { class: "meter", "aria-hidden": "true" }, bar),
     make("span", { class: "percent" }, percent(probability)),
   );
-  return button;
 }

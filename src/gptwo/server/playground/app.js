@@ -40,7 +40,7 @@ const history = new History($("history"), {
   copyCurl: (entry) => copy(curl(entry.body), "The request as curl"),
   copyPython: (entry) => copy(python(entry.body), "The request as Python"),
 });
-const candidates = new Candidates($("candidates"), $("text").closest(".sheet"), {
+const candidates = new Candidates($("candidates"), {
   chosen: (index) => writer.choose(index),
   dismissed: () => writer.dismiss(),
 });
@@ -72,9 +72,8 @@ function draw() {
     $("redo").disabled = !doc.canRedo;
     $("again").disabled = !writer.canAgain;
     $("examples").hidden = doc.text !== "" || running || candidates.open;
-    surface.box.classList.toggle("fills", doc.text !== "");
     drawFigures($("stats"), {
-      run: writer.run,
+      speed: writer.speed,
       seed: history.entries[0]?.body.seed ?? null,
       keptSeed: parameters.get("seed"),
       seedTaken: (seed) => {
@@ -178,7 +177,7 @@ function begin() {
   if (candidates.open) writer.dismiss();
   doc.mark("beginning anew", surface.cursor);
   writer.unseen = 0;
-  writer.run = null;
+  writer.forget();
   history.load([]);
   doc.replace("");
   surface.focus();

@@ -5,8 +5,8 @@ import { logprobOf } from "./tokens.js";
 
 export class Candidates {
   /** chosen(index) and dismissed() are called for what the person does. */
-  constructor(box, sheet, { chosen, dismissed }) {
-    Object.assign(this, { box, sheet, chosen, dismissed });
+  constructor(box, { chosen, dismissed }) {
+    Object.assign(this, { box, chosen, dismissed });
     this.cards = [];
     box.addEventListener("keydown", (event) => this.#key(event));
   }
@@ -41,7 +41,6 @@ export class Candidates {
       make("div", { class: "candidates-grid" }, ...this.cards.map(({ card }) => card)),
     );
     this.box.hidden = false;
-    this.sheet.classList.add("wide");
   }
 
   update(index, { text, units, finished }) {
@@ -69,7 +68,6 @@ export class Candidates {
     this.box.hidden = true;
     this.box.replaceChildren();
     this.cards = [];
-    this.sheet.classList.remove("wide");
   }
 
   #key(event) {

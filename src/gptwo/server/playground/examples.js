@@ -3,10 +3,10 @@
 import { make } from "./format.js";
 
 const PLAYS = [
-  ["ROMEO:\n", "a speech"],
-  ["To be, or not to be", "another way"],
-  ["Enter KING HENRY and attendants.\n\nKING HENRY:\n", "a scene"],
-  ["My liege, the news is this:", "bad news, probably"],
+  ["JULIET:\nO Romeo,", "a love scene"],
+  ["KING RICHARD III:\nMy kingdom", "a battle, lost"],
+  ["To be, or not to be", "another Hamlet"],
+  ["My lord, the news is", "bad news, probably"],
 ];
 const GENERAL = [
   ["The old lighthouse keeper had one rule, and last night", "a story"],
@@ -21,7 +21,7 @@ export function offer(box, model, start) {
   box.replaceChildren(
     make("h2", {}, "Or begin with one of these, and watch it go on:"),
     ...examples.map(([text, what]) =>
-      make("button", { type: "button", class: "example", click: () => start(text) }, text.trim().replace(/\n+/g, " ⏎ "), make("span", {}, what)),
+      make("button", { type: "button", class: "example", click: () => start(text) }, text.trim().replace(/\n+/g, " "), make("span", {}, what)),
     ),
   );
 }

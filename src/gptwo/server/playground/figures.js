@@ -4,13 +4,12 @@ import { duration, make, plural, rate } from "./format.js";
 import { perplexity } from "./tokens.js";
 
 /** seedTaken(seed): the person wants to keep this seed. */
-export function drawFigures(box, { run, seed, keptSeed, seedTaken }) {
+export function drawFigures(box, { speed, seed, keptSeed, seedTaken }) {
   const parts = [];
-  if (run && run.tokens > 0) {
-    const { first, perSecond } = run.speed;
-    if (perSecond !== null) parts.push(figure(rate(perSecond), " tokens/s"));
-    if (run.first !== null) parts.push(figure(duration(first), " to the first"));
-    parts.push(make("span", {}, plural(run.tokens, "token")));
+  if (speed.tokens > 0) {
+    if (speed.perSecond !== null) parts.push(figure(rate(speed.perSecond), " tokens/s"));
+    parts.push(figure(duration(speed.first), " to the first"));
+    parts.push(make("span", {}, plural(speed.tokens, "token")));
   }
   if (seed !== null) {
     const kept = keptSeed !== null;

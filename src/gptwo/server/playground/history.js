@@ -50,8 +50,8 @@ export class History {
 export function facts({ tokens, body, index, seconds, first, ended }) {
   const parts = [plural(tokens, "token"), `seed ${body.seed}`];
   if ((body.n ?? 1) > 1) parts.push(`text ${index + 1} of ${body.n}`);
-  if (tokens > 1 && seconds > first) parts.push(`${rate((tokens - 1) / (seconds - first))} tokens/s`);
+  if (tokens > 1 && seconds > 0) parts.push(`${rate(tokens / seconds)} tokens/s`);
   if (first > 0) parts.push(`first after ${duration(first)}`);
   if (ended) parts.push(ended);
-  return parts.join(" · ");
+  return parts.map((part) => part.replaceAll(" ", "\u00a0")).join(" · ");
 }

@@ -41,12 +41,14 @@ export class Run {
   unitsAfter(before) {
     return within(this.units, before + this.text);
   }
+}
 
-  /** Seconds from the request to the first token and to the last, and tokens per second between them. */
-  get speed() {
-    const first = this.first === null ? 0 : (this.first - this.started) / 1000;
-    const seconds = this.last === null ? 0 : (this.last - this.started) / 1000;
-    const perSecond = this.tokens > 1 && seconds > first ? (this.tokens - 1) / (seconds - first) : null;
-    return { first, seconds, perSecond };
-  }
+/** How fast some texts came together: seconds from the request to the first token and to the last, and tokens/s in all. */
+export function speedOf(runs) {
+  const begun = runs.filter((run) => run.first !== null);
+  if (begun.length === 0) return { tokens: 0, first: 0, seconds: 0, perSecond: null };
+  const tokens = begun.reduce((sum, run) => sum + run.tokens, 0);
+  const first = Math.min(...begun.map((run) => run.first - run.started)) / 1000;
+  const seconds = Math.max(...begun.map((run) => run.last - run.started)) / 1000;
+  return { tokens, first, seconds, perSecond: tokens > 1 && seconds > 0 ? tokens / seconds : null };
 }

@@ -4,7 +4,7 @@ import { events, json, ServerError } from "./api.js";
 import { fit } from "./context.js";
 import { replaced } from "./document.js";
 import { plural } from "./format.js";
-import { Run } from "./run.js";
+import { Run, speedOf } from "./run.js";
 
 const MOST_TRIES = 6;
 const LONGEST_WAIT = 30; // seconds
@@ -21,8 +21,19 @@ export class Writer {
   /** parts: {doc, surface, parameters, notices, candidates, history, model, changed, keyWanted}. */
   constructor(parts) {
     Object.assign(this, parts);
-    this.run = null; // the one that the figures are about
+    this.run = null; // the one that goes into the document
     this.unseen = 0;
+  }
+
+  /** The figures of what is written, or was written last. */
+  get speed() {
+    return speedOf(this.#runs);
+  }
+
+  /** What was written belongs to another document. */
+  forget() {
+    this.#runs = [];
+    this.#last = null;
   }
 
   get running() {
@@ -259,9 +270,8 @@ export class Writer {
   }
 
   #record(run, base, body, index, reason = null) {
-    const { first, seconds } = run.speed;
+    const { first, seconds } = speedOf([run]);
     const ended = reason ?? (run.finish === "stop" ? "ended by itself" : "");
-    this.run = run;
     this.history.add({
       before: base.text.slice(0, run.at),
       after: base.text.slice(run.at),
