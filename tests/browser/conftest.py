@@ -35,7 +35,8 @@ def browser() -> Iterator[Browser]:
 def server(browser: Browser) -> Iterator[str]:
     """The address of `gptwo serve shakespeare`."""
     pytest.importorskip("fastapi", reason="needs the extra server")
-    command = [sys.executable, "-m", "gptwo", "serve", "shakespeare", "--port", "0", "--threads", "1"]
+    settings = ["--port", "0", "--threads", "1", "--max-tokens", "1000000"]
+    command = [sys.executable, "-m", "gptwo", "serve", "shakespeare", *settings]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GPTWO_")}
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True

@@ -199,7 +199,7 @@ def test_parameters_are_explained_in_the_servers_words_and_sent(playground: Play
     described = {spec["name"]: spec for spec in page.request.get(page.url + "playground/parameters.json").json()["parameters"]}
     playground.set(max_tokens=5, temperature=0, top_k=3, stop="END\\n\nFin", logit_bias="13: -100")
     for name in ("max_tokens", "temperature", "min_p", "speculate"):
-        assert described[name]["help"] in page.locator(f"#parameter-{name}-help").inner_text()
+        assert described[name]["help"] in str(page.locator(f"#parameter-{name}-help").text_content())
     shown = {label.get_attribute("for").removeprefix("parameter-") for label in page.locator(".parameter-head label").all()}
     assert shown == described.keys() - {"prompt_logprobs"}
     playground.write(BEGINNING)

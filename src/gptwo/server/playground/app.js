@@ -44,7 +44,14 @@ const candidates = new Candidates($("candidates"), {
   chosen: (index) => writer.choose(index),
   dismissed: () => writer.dismiss(),
 });
-const writer = new Writer({ doc, surface, parameters, notices, candidates, history, model, keyWanted, changed: () => changed() });
+const writer = new Writer({
+  doc, surface, parameters, notices, candidates, history, model, keyWanted,
+  changed: () => changed(),
+  parameterWanted: (name) => {
+    panel.show("parameters");
+    parameters.reveal(name);
+  },
+});
 const scorer = new Scorer({ doc, model, idle: () => !writer.running });
 const alternatives = new Alternatives($("alternatives"), surface, (unit, text) => writer.take(unit, text));
 

@@ -120,6 +120,19 @@ export class Parameters {
     this.#update();
   }
 
+  /** Whether the panel has a field for this name. */
+  has(name) {
+    return this.#controls.has(name);
+  }
+
+  /** Open the group of a parameter, and put the cursor into its field. */
+  reveal(name) {
+    const field = document.getElementById(`parameter-${name}`);
+    field.closest("details").open = true;
+    field.scrollIntoView({ block: "center" });
+    field.focus();
+  }
+
   /** What a request carries: all that differs from the server's defaults. */
   body() {
     const body = {};

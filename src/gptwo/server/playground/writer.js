@@ -18,7 +18,8 @@ export class Writer {
   #frame = null;
   #last = null;
 
-  /** parts: {doc, surface, parameters, notices, candidates, history, model, changed, keyWanted}. */
+  /** parts: {doc, surface, parameters, notices, candidates, history, model, changed, keyWanted,
+   *  parameterWanted}. */
   constructor(parts) {
     Object.assign(this, parts);
     this.run = null; // the one that goes into the document
@@ -293,8 +294,11 @@ export class Writer {
       console.error(error);
     } else if (error.kind === "key") {
       this.keyWanted(error.message);
+    } else if (error.kind !== "refused") {
+      this.notices.fault(error.message, ["Try again", retry]);
     } else {
-      this.notices.fault(error.message, error.kind === "refused" ? null : ["Try again", retry]);
+      const shown = error.param !== null && this.parameters.has(error.param);
+      this.notices.fault(error.message, shown ? [`Show ${error.param}`, () => this.parameterWanted(error.param)] : null);
     }
   }
 }
