@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page
+    from playwright.sync_api import Browser, Page, ViewportSize
 
 CHROMIUM = Path("/usr/bin/chromium")
+VIEWPORT: "ViewportSize" = {"width": 1000, "height": 700}
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
@@ -50,36 +51,62 @@ def server(browser: Browser) -> Iterator[str]:
             process.terminate()
 
 
-@pytest.fixture
-def context(browser: Browser, server: str) -> Iterator[BrowserContext]:
-    """A fresh visitor, who may use the clipboard. What the page asks of others than its server fails the test."""
-    context = browser.new_context(viewport={"width": 1200, "height": 800}, locale="en")
-    context.set_default_timeout(20_000)
-    context.grant_permissions(["clipboard-read", "clipboard-write"], origin=server.rstrip("/"))
-    outside: list[str] = []
-    context.on("request", lambda request: None if _own(request.url, server) else outside.append(request.url))
-    yield context
-    context.close()
-    assert outside == [], "the page asks nobody but its own server"
+class Visitor:
+    """A person at a browser, who may use its clipboard, and what went wrong on the pages."""
+
+    def __init__(self, browser: Browser, server: str) -> None:
+        self.context = browser.new_context(viewport=VIEWPORT, reduced_motion="reduce")
+        self.context.set_default_timeout(20_000)
+        self.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=server.rstrip("/"))
+        self.server = server
+        self.faults: list[str] = []
+        self.context.on("request", lambda request: self._see_request(request.url))
+        self.page = self.context.new_page()
+        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.on("console", lambda message: self._see_message(message.text))
+
+    def arrive(self) -> None:
+        """Come to the playground for the first time, and wait until it can be written in."""
+        self.page.unroute_all()
+        self.page.set_viewport_size(VIEWPORT)
+        self.page.emulate_media(color_scheme="light", reduced_motion="reduce")
+        self.page.goto(self.server + "playground/icon.svg")
+        self.page.evaluate("() => { localStorage.clear(); sessionStorage.clear(); }")
+        self.faults.clear()
+        self.page.goto(self.server)
+        self.page.wait_for_selector("html[data-ready]", state="attached")
+
+    def _see_request(self, url: str) -> None:
+        if not url.startswith((self.server, "blob:", "data:")):
+            self.faults.append(f"asked another than its own server: {url}")
+
+    def _see_message(self, text: str) -> None:
+        if "Security Policy" in text:
+            self.faults.append(text)
+
+
+@pytest.fixture(scope="session")
+def visitor(browser: Browser, server: str) -> Iterator[Visitor]:
+    """One for all tests, who forgets everything between them: another browser window each time would take longer."""
+    visitor = Visitor(browser, server)
+    yield visitor
+    visitor.context.close()
 
 
 @pytest.fixture
-def page(context: BrowserContext, server: str) -> Iterator[Page]:
-    """The playground, ready to write in. An exception in it, or what its policy forbids, fails the test."""
-    page = context.new_page()
-    faults: list[str] = []
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("console", lambda message: faults.append(message.text) if "Security Policy" in message.text else None)
-    open_playground(page, server)
-    yield page
-    assert faults == []
+def page(visitor: Visitor) -> Iterator[Page]:
+    """The playground as one finds it. An exception in it, a request to elsewhere, or what its policy forbids fails."""
+    visitor.arrive()
+    yield visitor.page
+    assert visitor.faults == []
 
 
-def open_playground(page: Page, server: str) -> None:
-    """Load the page and wait until it can be written in."""
-    page.goto(server)
-    page.wait_for_selector("html[data-ready]", state="attached")
-
-
-def _own(url: str, server: str) -> bool:
-    return url.startswith((server, "blob:", "data:"))
+@pytest.fixture
+def timed_page(browser: Browser, server: str) -> Iterator[Page]:
+    """The same, with a clock that stands still until it is told to go on."""
+    visitor = Visitor(browser, server)
+    visitor.page.clock.install()
+    visitor.arrive()
+    yield visitor.page
+    visitor.context.close()
+    assert visitor.faults == []

@@ -50,7 +50,9 @@ class Playground:
         for name, value in parameters.items():
             field = page.locator(f"#parameter-{name}")
             field.evaluate("field => (field.closest('details').open = true)")
-            if field.evaluate("field => field.tagName") == "SELECT":
+            if isinstance(value, bool):
+                field.set_checked(value)
+            elif field.evaluate("field => field.tagName") == "SELECT":
                 field.select_option(str(value))
             else:
                 field.fill(str(value))

@@ -57,7 +57,7 @@ def test_a_continuation_copied_as_curl_gives_the_same_text(playground: Playgroun
 
 def test_a_continuation_copied_as_python_gives_the_same_text(playground: Playground) -> None:
     pytest.importorskip("openai", reason="needs OpenAI's client")
-    playground.set(max_tokens=20, top_k=40, min_p=0.01, logit_bias="13: -100", ignore_eos="true")
+    playground.set(max_tokens=20, top_k=40, min_p=0.01, logit_bias="13: -100", ignore_eos=True)
     playground.write(BEGINNING)
     written = playground.go_on()
     history(playground, "Copy as Python")
@@ -116,22 +116,7 @@ def test_a_saved_session_comes_back_whole(playground: Playground, tmp_path: Path
     history(playground, "Copy as curl")
 
 
-@pytest.mark.parametrize(
-    ("content", "sentence"),
-    [
-        ('{"format": "gptwo playgr', "broken.json is no session: it is not JSON, or not all of it."),
-        ("[1]", "broken.json is no session of this playground."),
-        ("version", "broken.json is a session of another version (9) than this page reads (1)."),
-        ("text", "broken.json is a damaged session: its text cannot be read."),
-        ("tokens", "broken.json is a damaged session: its tokens cannot be read."),
-        ("made", "broken.json is a damaged session: its spans cannot be read."),
-        ("continuations", "broken.json is a damaged session: its history cannot be read."),
-        ("parameters", "broken.json is a damaged session: its parameters cannot be read."),
-    ],
-)
-def test_a_broken_session_is_one_sentence_and_changes_nothing(
-    playground: Playground, tmp_path: Path, content: str, sentence: str
-) -> None:
+def test_a_broken_session_is_one_sentence_and_changes_nothing(playground: Playground, tmp_path: Path) -> None:
     good: dict[str, Any] = {
         "format": "gptwo playground session",
         "version": 1,
@@ -141,20 +126,23 @@ def test_a_broken_session_is_one_sentence_and_changes_nothing(
         "parameters": {"temperature": 0.1},
         "continuations": [],
     }
-    wrong = {
-        "version": 9,
-        "text": None,
-        "tokens": [[0, 99, []]],
-        "made": [[1, 0]],
-        "continuations": [{}],
-        "parameters": {"stop": 5},
+    sentences = {
+        '{"format": "gptwo playgr': "no session: it is not JSON, or not all of it.",
+        "[1]": "no session of this playground.",
+        json.dumps(good | {"version": 9}): "a session of another version (9) than this page reads (1).",
+        json.dumps(good | {"text": None}): "a damaged session: its text cannot be read.",
+        json.dumps(good | {"tokens": [[0, 99, []]]}): "a damaged session: its tokens cannot be read.",
+        json.dumps(good | {"made": [[1, 0]]}): "a damaged session: its spans cannot be read.",
+        json.dumps(good | {"continuations": [{}]}): "a damaged session: its history cannot be read.",
+        json.dumps(good | {"parameters": {"stop": 5}}): "a damaged session: its parameters cannot be read.",
     }
-    path = tmp_path / "broken.json"
-    path.write_text(json.dumps(good | {content: wrong[content]}) if content in wrong else content, encoding="utf-8")
     playground.write("mine")
-    playground.page.locator("#session-file").set_input_files(path)
-    playground.notice.get_by_text(sentence, exact=True).wait_for()
-    assert playground.value == "mine"
+    for number, (content, sentence) in enumerate(sentences.items()):
+        path = tmp_path / f"broken-{number}.json"
+        path.write_text(content, encoding="utf-8")
+        playground.page.locator("#session-file").set_input_files(path)
+        playground.notice.get_by_text(f"{path.name} is {sentence}", exact=True).wait_for()
+        assert playground.value == "mine"
 
 
 def refuse_once(playground: Playground, status: int, message: str, **headers: str) -> list[int]:
@@ -174,17 +162,16 @@ def refuse_once(playground: Playground, status: int, message: str, **headers: st
 
 
 @pytest.mark.parametrize(("status", "message"), [(429, "the queue is full"), (503, "the server is shutting down")])
-def test_a_busy_server_is_asked_again_when_it_says(playground: Playground, status: int, message: str) -> None:
-    playground.page.clock.install()
+def test_a_busy_server_is_asked_again_when_it_says(timed_page: Page, status: int, message: str) -> None:
+    playground, clock = Playground(timed_page), timed_page.clock
     seen = refuse_once(playground, status, message, **{"Retry-After": "20"})
     playground.write("ROMEO:\n")
-    playground.page.keyboard.press("Control+Enter")
+    timed_page.keyboard.press("Control+Enter")
     playground.notice.get_by_text(f"{message}. Trying again in 20 s.").wait_for()
-    playground.page.clock.run_for(1000)
+    clock.run_for(1000)
     playground.notice.get_by_text(f"{message}. Trying again in 19 s.").wait_for()
-    playground.page.clock.run_for(20_000)
-    playground.page.wait_for_selector("#go:not(.stops)")
-    playground.page.clock.run_for(1000)
+    clock.run_for(20_000)
+    playground.wait()
     assert len(seen) == 2
     assert len(playground.value) > 30
     assert not playground.notice.is_visible()

@@ -26,6 +26,8 @@ const model = { id: "", max_model_len: null };
 let colours = false;
 let started = false;
 let painting = null;
+let description = null;
+const access = keySection();
 
 const notices = new Notices({ box: $("notice"), text: $("notice-text"), action: $("notice-action"), close: $("notice-close"), live: $("live") });
 const surface = new Surface({ box: $("surface"), mirror: $("mirror"), text: $("text"), pen: $("pen"), scroll: $("scroll") });
@@ -59,6 +61,7 @@ const alternatives = new Alternatives($("alternatives"), surface, (unit, text) =
 function changed() {
   surface.show(doc.text);
   if (!started) return;
+  $("go").classList.toggle("stops", writer.running);
   paint([{ node: surface.node, ...doc.state, unseen: writer.unseen }, ...candidates.sources()], colours);
   surface.write(writer.pen);
   scorer.wake(colours);
@@ -73,7 +76,6 @@ function draw() {
     const { running } = writer;
     $("go-label").textContent = running ? "Stop" : "Continue";
     $("go-key").textContent = running ? "Esc" : $("go-key").dataset.rest;
-    $("go").classList.toggle("stops", running);
     $("undo").disabled = !doc.canUndo;
     $("undo").title = doc.canUndo ? `Undo ${doc.undoName}` : "Nothing to undo";
     $("redo").disabled = !doc.canRedo;
@@ -192,8 +194,8 @@ function begin() {
 
 /** The server wants a key, or another one. */
 function keyWanted(sentence) {
-  $("access").hidden = false;
-  $("access").open = true;
+  access.hidden = false;
+  access.open = true;
   notices.fault(sentence, ["Enter it", () => showKey()]);
   showKey();
 }
@@ -248,6 +250,7 @@ function choose(entry) {
   ];
   $("model-facts").textContent = facts.filter(Boolean).join(" · ");
   document.title = `${model.id} · gptwo`;
+  buildPanel();
   offer($("examples"), model.id, (text) => {
     doc.mark("a beginning", 0);
     doc.replace(text);
@@ -257,13 +260,19 @@ function choose(entry) {
   });
 }
 
+/** Fetch what the panel explains; it is built anew with each model, whose positions bound some of it. */
 async function loadParameters() {
   try {
-    parameters.build(await json("playground/parameters.json"), model.max_model_len);
+    description = await json("playground/parameters.json");
   } catch (error) {
     notices.fault(`The parameters and their explanations could not be loaded: ${error.message}`, ["Try again", () => location.reload()]);
   }
-  parameters.append(keySection());
+  buildPanel();
+}
+
+function buildPanel() {
+  if (description) parameters.build(description, model.max_model_len);
+  parameters.append(access);
 }
 
 function wire() {
@@ -361,8 +370,8 @@ function escape() {
 
 async function start() {
   wire();
-  await load();
   await loadParameters();
+  await load();
   started = true;
   try {
     const draft = sessionStorage.getItem(DRAFT);
