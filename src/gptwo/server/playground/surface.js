@@ -9,9 +9,12 @@ export class Surface {
     this.node = document.createTextNode("");
     mirror.append(this.node, END);
     this.follows = true;
-    scroll.addEventListener("scroll", () => {
-      this.follows = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < 60;
-    });
+    // Who scrolls away while it is written wants to read; who comes back to the end wants to see it grow.
+    const look = () => {
+      requestAnimationFrame(() => (this.follows = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < 60));
+    };
+    scroll.addEventListener("wheel", look, { passive: true });
+    scroll.addEventListener("touchmove", look, { passive: true });
   }
 
   /** Show a text; a longer one that begins alike costs only what was added. */
@@ -96,15 +99,21 @@ export class Surface {
     const height = box ? box.height : line;
     this.pen.style.transform = `translate(${left + 2}px, ${top + height * 0.14}px)`;
     this.pen.style.height = `${height * 0.72}px`;
-    if (this.follows) this.scroll.scrollTop = this.scroll.scrollHeight;
+    if (this.follows) this.#show(this.pen.getBoundingClientRect());
   }
 
   /** Scroll so that an offset can be seen. */
   reveal(offset) {
-    const [box] = this.rectangles(Math.max(0, offset - 1), offset);
+    const range = document.createRange();
+    range.setStart(this.node, Math.max(0, Math.min(offset, this.node.length) - 1));
+    range.setEnd(this.node, Math.min(offset, this.node.length));
+    const box = [...range.getClientRects()].at(-1);
+    if (box) this.#show(box);
+  }
+
+  #show(box) {
     const view = this.scroll.getBoundingClientRect();
-    if (!box) return;
-    if (box.bottom > view.bottom - 20) this.scroll.scrollTop += box.bottom - view.bottom + 60;
-    if (box.top < view.top + 10) this.scroll.scrollTop -= view.top - box.top + 40;
+    if (box.bottom > view.bottom - 50) this.scroll.scrollTop += box.bottom - view.bottom + 90;
+    else if (box.top < view.top + 20) this.scroll.scrollTop -= view.top - box.top + 40;
   }
 }

@@ -258,6 +258,7 @@ export class Writer {
       const along = this.surface.cursor >= this.run.at && this.surface.cursor <= this.run.at + this.run.text.length;
       this.#put(base, this.run);
       if (along) this.surface.cursor = this.run.at + this.run.text.length;
+      if (this.surface.follows) this.surface.reveal(this.run.at + this.run.text.length);
       this.#record(this.run, base, body, index, reason);
       this.notices.say(`${reason === "stopped" ? "Stopped after" : "Done,"} ${plural(this.run.tokens, "token")}: ${this.run.text.slice(0, 600)}`);
     }
