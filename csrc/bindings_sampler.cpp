@@ -20,6 +20,11 @@ namespace {
 using LogitsRow = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using OutputRow = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using MassesRow = nb::ndarray<int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using MaskWords = nb::ndarray<const uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+TokenMask mask_of(const std::optional<MaskWords>& words) {
+    return words ? TokenMask{words->data(), words->shape(0)} : TokenMask{};
+}
 
 std::vector<int64_t> tokens_of(const Sampler& sampler, const nb::sequence& output) {
     return sampler.reads_output() ? nb::cast<std::vector<int64_t>>(output) : std::vector<int64_t>();
@@ -70,27 +75,29 @@ void bind_sampler(nb::module_& m) {
             "logprobs"_a.none())
         .def(
             "choose",
-            [](const Sampler& self, LogitsRow logits, uint64_t text, nb::sequence output) {
+            [](const Sampler& self, LogitsRow logits, uint64_t text, nb::sequence output,
+               std::optional<MaskWords> mask) {
                 const size_t produced = nb::len(output);
                 const std::vector<int64_t> tokens = tokens_of(self, output);
                 Choice choice;
                 {
                     nb::gil_scoped_release released;
-                    choice = self.choose(logits.data(), logits.shape(0), text, produced, tokens);
+                    choice = self.choose(logits.data(), logits.shape(0), text, produced, tokens, mask_of(mask));
                 }
                 return as_tuple(choice);
             },
-            "logits"_a.noconvert(), "text"_a, "output"_a)
+            "logits"_a.noconvert(), "text"_a, "output"_a, "mask"_a.noconvert().none() = nb::none())
         .def(
             "masses",
-            [](const Sampler& self, LogitsRow logits, nb::sequence output, MassesRow out) {
+            [](const Sampler& self, LogitsRow logits, nb::sequence output, MassesRow out,
+               std::optional<MaskWords> mask) {
                 if (out.shape(0) != logits.shape(0)) throw nb::value_error("out must be as long as logits");
                 const size_t produced = nb::len(output);
                 const std::vector<int64_t> tokens = tokens_of(self, output);
                 nb::gil_scoped_release released;
-                self.masses(logits.data(), logits.shape(0), produced, tokens, out.data());
+                self.masses(logits.data(), logits.shape(0), produced, tokens, out.data(), mask_of(mask));
             },
-            "logits"_a.noconvert(), "output"_a, "out"_a.noconvert());
+            "logits"_a.noconvert(), "output"_a, "out"_a.noconvert(), "mask"_a.noconvert().none() = nb::none());
 
     m.def(
         "token_logprobs",

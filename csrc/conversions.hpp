@@ -1,6 +1,7 @@
-// bfloat16 and half precision, as bits. Internal to each source that includes it, so that a tier's flags stay its own.
+// Floats as bits: bfloat16, half precision, and whether they are finite. Internal to each source that includes it, so that a tier's flags stay its own.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 
@@ -32,6 +33,18 @@ namespace {
         std::memcpy(&result, &shifted, 4);
     }
     return value & 0x8000 ? -result : result;
+}
+
+// In integers, which a compiler may take many of at once: the exponent of infinity and NaN is all ones.
+[[maybe_unused]] inline bool all_finite(const float* x, size_t count) {
+    uint32_t most = 0;
+    for (size_t i = 0; i < count; ++i) {
+        uint32_t bits;
+        std::memcpy(&bits, x + i, 4);
+        bits &= 0x7fffffff;
+        most = bits > most ? bits : most;
+    }
+    return most < 0x7f800000;
 }
 
 }  // namespace

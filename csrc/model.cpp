@@ -5,6 +5,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "conversions.hpp"
 #include "errors.hpp"
 
 namespace gptwo {
@@ -14,18 +15,6 @@ namespace {
 constexpr int kSlab = 512;       // tokens that go through the layers together
 constexpr int kPiece = 32;       // queries of one head that are one piece of work
 constexpr int kChunk = 256 << 10;  // bytes of weights that are one piece of work: they stay in the second cache
-
-// In integers, which a compiler may take many of at once: the exponent of infinity and NaN is all ones.
-bool all_finite(const float* x, size_t count) {
-    uint32_t most = 0;
-    for (size_t i = 0; i < count; ++i) {
-        uint32_t bits;
-        std::memcpy(&bits, x + i, 4);
-        bits &= 0x7fffffff;
-        most = bits > most ? bits : most;
-    }
-    return most < 0x7f800000;
-}
 
 }  // namespace
 
@@ -86,14 +75,10 @@ void Model::set(const std::string& name, const float* data, const std::vector<si
     } else {
         const size_t columns = vector ? 1 : size_t(slot.columns);
         Buffer<float> numbers(size_t(round_up(slot.rows, kPad)) * columns);
-        float check = 0.0f;
         for (size_t r = 0; r < size_t(slot.rows); ++r)
-            for (size_t c = 0; c < columns; ++c) {
-                const float value = data[ptrdiff_t(r) * strides[0] + (vector ? 0 : ptrdiff_t(c) * strides[1])];
-                check += value * 0.0f;
-                numbers[r * columns + c] = value;
-            }
-        if (!(check == 0.0f))
+            for (size_t c = 0; c < columns; ++c)
+                numbers[r * columns + c] = data[ptrdiff_t(r) * strides[0] + (vector ? 0 : ptrdiff_t(c) * strides[1])];
+        if (!all_finite(numbers.data(), size_t(slot.rows) * columns))
             throw NumericalError("tensor " + name + " cannot be used: it holds NaN or infinite values");
         *slot.numbers = std::move(numbers);
     }
@@ -133,9 +118,7 @@ std::string Model::first_not_finite() {
     Guard guard(*this);
     for (const auto& [name, slot] : slots_) {
         if (slot.matrix && !slot.matrix->finite()) return name;
-        float check = 0.0f;
-        for (size_t i = 0; slot.numbers && i < slot.numbers->size(); ++i) check += (*slot.numbers)[i] * 0.0f;
-        if (!(check == 0.0f)) return name;
+        if (slot.numbers && !all_finite(slot.numbers->data(), slot.numbers->size())) return name;
     }
     return "";
 }

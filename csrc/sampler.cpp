@@ -59,6 +59,16 @@ void for_each_token(const std::vector<int64_t>& tokens, float* logits, size_t si
         if (uint32_t times = std::exchange(counts[size_t(token)], 0)) change(logits[token], times);
 }
 
+void remove_masked(float* logits, size_t size, TokenMask mask) {
+    for (size_t first = 0; first < size; first += 32) {
+        const uint32_t allowed = first / 32 < mask.count ? mask.words[first / 32] : 0;
+        if (allowed == ~uint32_t(0)) continue;
+        const size_t count = std::min<size_t>(32, size - first);
+        for (size_t i = 0; i < count; ++i)
+            if (!(allowed >> i & 1)) logits[first + i] = kRemoved;
+    }
+}
+
 bool ends_with(const std::vector<int64_t>& history, const int64_t* ending, size_t count) {
     return count <= history.size() && std::equal(ending, ending + count, history.end() - ptrdiff_t(count));
 }
@@ -253,22 +263,24 @@ void Sampler::change(float* logits, size_t size, uint64_t produced, const std::v
 }
 
 // The row with its single logits changed, or the raw row where nothing is asked for.
-Row Sampler::prepared(const Row& raw, uint64_t produced, const std::vector<int64_t>& output) const {
-    if (!changes_logits(raw.size(), produced)) return raw;
+Row Sampler::prepared(const Row& raw, uint64_t produced, const std::vector<int64_t>& output, TokenMask mask) const {
+    if (!mask.words && !changes_logits(raw.size(), produced)) return raw;
     Scratch& mine = scratch();
     mine.changed.assign(raw.logits(), raw.logits() + raw.size());
     change(mine.changed.data(), raw.size(), produced, output);
+    if (mask.words) remove_masked(mine.changed.data(), raw.size(), mask);
     const Row row(mine.changed.data(), raw.size(), mine.changed_maxima);
     if (row.peak() == kRemoved)
         throw InvalidRequestError("no token is left to choose after " + std::to_string(produced) +
-                                  " tokens; loosen allowed_token_ids, bad_words, no_repeat_ngram_size or min_tokens");
+                                  " tokens; loosen allowed_token_ids, bad_words, no_repeat_ngram_size" +
+                                  (mask.words ? ", min_tokens or structured_outputs" : " or min_tokens"));
     row.check();
     return row;
 }
 
 Choice Sampler::choose(const float* logits, size_t size, uint64_t text, uint64_t produced,
-                       const std::vector<int64_t>& output) const {
-    const Row raw = checked_row(logits, size), row = prepared(raw, produced, output);
+                       const std::vector<int64_t>& output, TokenMask mask) const {
+    const Row raw = checked_row(logits, size), row = prepared(raw, produced, output, mask);
     Choice choice;
     if (options_.temperature == 0.0) {
         choice.token = int64_t(row.likeliest());
@@ -281,8 +293,8 @@ Choice Sampler::choose(const float* logits, size_t size, uint64_t text, uint64_t
 }
 
 void Sampler::masses(const float* logits, size_t size, uint64_t produced, const std::vector<int64_t>& output,
-                     int64_t* out) const {
-    const Row row = prepared(checked_row(logits, size), produced, output);
+                     int64_t* out, TokenMask mask) const {
+    const Row row = prepared(checked_row(logits, size), produced, output, mask);
     std::fill(out, out + size, 0);
     if (options_.temperature == 0.0) {
         out[row.likeliest()] = 1;

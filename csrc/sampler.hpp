@@ -42,6 +42,13 @@ struct Choice {
     std::vector<TokenLogprob> top;  // likeliest first
 };
 
+// Which tokens may be chosen: a bit for each, the lowest of a word first, and none beyond the last word. Without words all
+// may.
+struct TokenMask {
+    const uint32_t* words = nullptr;
+    size_t count = 0;
+};
+
 // Chooses the tokens of one request's texts. Several threads may use it at once.
 class Sampler {
 public:
@@ -54,14 +61,14 @@ public:
     // share the seed. Throws NumericalError for logits that are no numbers, InvalidRequestError if no token is left or
     // a token id is not in the vocabulary, which the row's size is.
     Choice choose(const float* logits, size_t size, uint64_t text, uint64_t produced,
-                  const std::vector<int64_t>& output) const;
+                  const std::vector<int64_t>& output, TokenMask mask = {}) const;
 
     // What the token would be drawn in proportion to, into out[size]. Throws as `choose` does.
     void masses(const float* logits, size_t size, uint64_t produced, const std::vector<int64_t>& output,
-                int64_t* out) const;
+                int64_t* out, TokenMask mask = {}) const;
 
 private:
-    Row prepared(const Row& raw, uint64_t produced, const std::vector<int64_t>& output) const;
+    Row prepared(const Row& raw, uint64_t produced, const std::vector<int64_t>& output, TokenMask mask) const;
     bool changes_logits(size_t size, uint64_t produced) const;
     void change(float* logits, size_t size, uint64_t produced, const std::vector<int64_t>& output) const;
 

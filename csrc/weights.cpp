@@ -194,12 +194,11 @@ PackedMatrix::PackedMatrix(Format format, int inputs, int outputs, const float* 
 
 bool PackedMatrix::finite() const {
     std::vector<float> row(size_t(matrix_.inputs));
-    float check = 0.0f;  // stays zero while all is finite
     for (int output = 0; output < matrix_.outputs; ++output) {
         output_row(output, row.data());
-        for (const float weight : row) check += weight * 0.0f;
+        if (!all_finite(row.data(), row.size())) return false;
     }
-    return check == 0.0f;
+    return true;
 }
 
 void PackedMatrix::output_row(int output, float* row) const {

@@ -72,7 +72,10 @@ class App:
 
     def request(self, method: str, path: str, **options: Any) -> httpx2.Response:
         """Send one request."""
-        return self.run(self._client.request(method, path, **options))
+        response = self.run(self._client.request(method, path, **options))
+        if "content-length" in response.headers and method != "HEAD":
+            assert response.headers.get_list("content-length") == [str(len(response.content))]
+        return response
 
     def get(self, path: str, **options: Any) -> httpx2.Response:
         """Send a GET."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gptwo.engine import Choice, Completion, Piece
     from gptwo.errors import GptwoError
     from gptwo.language_model import LanguageModel, load
-    from gptwo.sampling import BeamParams, SamplingParams
+    from gptwo.sampling import BeamParams, SamplingParams, StructuredOutputs
     from gptwo.scoring import Score
     from gptwo.tokenizer import Tokenizer
 
@@ -33,6 +33,7 @@ _HOMES = {
     "Piece": "gptwo.engine",
     "SamplingParams": "gptwo.sampling",
     "Score": "gptwo.scoring",
+    "StructuredOutputs": "gptwo.sampling",
     "Tokenizer": "gptwo.tokenizer",
     "load": "gptwo.language_model",
 }
@@ -47,6 +48,7 @@ __all__ = [
     "Piece",
     "SamplingParams",
     "Score",
+    "StructuredOutputs",
     "Tokenizer",
     "__version__",
     "load",

@@ -36,8 +36,20 @@ class Sampler:
         typical_p: float,
         logprobs: int | None,
     ) -> None: ...
-    def choose(self, logits: npt.NDArray[np.float32], text: int, output: Sequence[int]) -> _Chosen: ...
-    def masses(self, logits: npt.NDArray[np.float32], output: Sequence[int], out: npt.NDArray[np.int64]) -> None: ...
+    def choose(
+        self,
+        logits: npt.NDArray[np.float32],
+        text: int,
+        output: Sequence[int],
+        mask: npt.NDArray[np.uint32] | None = None,
+    ) -> _Chosen: ...
+    def masses(
+        self,
+        logits: npt.NDArray[np.float32],
+        output: Sequence[int],
+        out: npt.NDArray[np.int64],
+        mask: npt.NDArray[np.uint32] | None = None,
+    ) -> None: ...
 
 def read_bandwidth(*, bytes: int, threads: int, seconds: float) -> float: ...  # noqa: A002
 

@@ -134,6 +134,28 @@ void refused(const char* what, Call call) {
     require(thrown, std::string("not refused by the sampler: ") + what);
 }
 
+// Only tokens whose bits are set are chosen, whatever of the last word lies behind the row.
+void check_masks(const Case& c) {
+    const size_t size = c.row.size();
+    const Sampler plain({}, {});
+    for (size_t place : {size_t(0), size / 3, size / 2, size - 1}) {
+        std::vector<float> row(size, -1.0f);
+        row[(place + 1) % size] = 9.0f;
+        std::vector<uint32_t> words((size + 31) / 32, 0);
+        refused<InvalidRequestError>("a mask of nothing",
+                                     [&] { plain.choose(row.data(), size, 0, 0, {}, {words.data(), words.size()}); });
+        words[place / 32] = uint32_t(1) << place % 32;
+        if (size % 32) words.back() |= ~uint32_t(0) << size % 32;
+        const size_t found = size_t(plain.choose(row.data(), size, 0, 0, {}, {words.data(), words.size()}).token);
+        require(found == place, "a token was chosen that the mask does not have");
+        words.resize(place / 32);
+        if (place >= 32) words[0] = 1;
+        const TokenMask shorter{words.data(), words.size()};
+        if (place >= 32)
+            require(plain.choose(row.data(), size, 0, 0, {}, shorter).token == 0, "a token beyond a mask was chosen");
+    }
+}
+
 void check_mistakes(const Case& c) {
     const size_t size = c.row.size();
     const uint64_t before = outcome(c);
@@ -185,6 +207,7 @@ void check_sampler() {
         Hash hash;
         for (const Case& c : cases) hash.add(expected.emplace_back(outcome(c)));
         check_mistakes(cases.front());
+        check_masks(cases.front());
         std::atomic<int> wrong{0};
         std::vector<std::thread> callers;
         for (int i = 0; i < 3; ++i)

@@ -209,6 +209,39 @@ def test_a_cancelled_request_frees_its_sequences_at_once(params: SamplingParams 
 # ---- failures
 
 
+def test_a_request_may_be_prepared_long_before_it_is_submitted_and_is_answered_like_one_that_is_added() -> None:
+    engine, decoder = make_engine()
+    params = [SamplingParams(max_tokens=5, n=2, seed=3), BeamParams(num_beams=3, max_tokens=4)]
+    prepared = [engine.prepare([1, 2], one) for one in params]
+    assert [request.width for request in prepared] == [2, 3]
+    assert not engine.has_work()
+    with pytest.raises(InvalidRequestError):
+        engine.prepare([300], params[0])
+    added = engine.add([4], params[0])
+    for request in reversed(prepared):
+        engine.submit(request)
+    events = {event.request_id: event for event in finish(engine) if isinstance(event, Completion)}
+    assert list(events)[-1] != added
+    for request, one in zip(prepared, params, strict=True):
+        assert events[request.id] == alone([1, 2], one)
+    assert decoder.held == {}
+
+
+def test_a_closed_engine_holds_nothing_and_may_be_used_again() -> None:
+    engine, decoder = make_engine(ToyDecoder(tiny_config(n_positions=200)), max_sequences=2)
+    answer(engine, engine.add([1] * 150, SamplingParams(max_tokens=2)))
+    for prompt in ([1], [2], [3]):
+        engine.add(prompt, SamplingParams(max_tokens=9, ignore_eos=True))
+    engine.step()
+    assert (engine.prefix_blocks, engine.running, engine.waiting, engine.cache_blocks) == (2, 2, 1, None)
+    engine.close()
+    assert (engine.prefix_blocks, engine.running, engine.waiting) == (0, 0, 0)
+    assert not engine.has_work()
+    assert decoder.held == {}
+    params = SamplingParams(max_tokens=3, seed=1)
+    assert answer(engine, engine.add([1], params)) == alone([1], params)
+
+
 def failing_params() -> SamplingParams:
     """Token 5 is allowed once; then no token is left."""
     return SamplingParams(allowed_token_ids=[5], no_repeat_ngram_size=1, max_tokens=4, n=2, min_tokens=1)

@@ -48,7 +48,7 @@ PEERS = "bench.peers.worker."
 NEEDS_TORCH_IN_FUNCTIONS = {"checkpoint.torch_pickle", "cli.train"}
 
 # What only some of the installations have.
-EXTRAS = {"torch", "transformers", "tiktoken", "fastapi", "uvicorn", "ray", "onnx", "matplotlib"} | {
+EXTRAS = {"torch", "transformers", "tiktoken", "fastapi", "uvicorn", "ray", "onnx", "matplotlib", "llguidance"} | {
     "starlette",
     "pydantic",
     "pydantic_core",
@@ -56,7 +56,9 @@ EXTRAS = {"torch", "transformers", "tiktoken", "fastapi", "uvicorn", "ray", "onn
 }
 
 # The modules of the server that need none of it; the others are imported by `gptwo serve` when it starts.
-WITHOUT_EXTRAS = {"server", "server.settings", "server.runner", "server.ticket", "server.metrics"}
+WITHOUT_EXTRAS = {"server"} | {
+    f"server.{name}" for name in ("settings", "runner", "engine_thread", "observer", "ticket", "metrics")
+}
 
 
 class Import(NamedTuple):

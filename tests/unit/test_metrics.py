@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from random_model import native, random_arrays, tiny_config
 from tiny_models import TOKENIZER, VOCABULARY, ToyDecoder
 
-from gptwo.engine import Choice, Completion
+from gptwo.engine import Choice, Completion, Statistics
 from gptwo.errors import (
     ContextLengthError,
     DecoderError,
@@ -22,6 +23,7 @@ from gptwo.errors import (
 )
 from gptwo.loading import OpenModel
 from gptwo.sampling import SamplingParams
+from gptwo.server.observer import Snapshot
 from gptwo.server.runner import Runner
 
 pytest.importorskip("prometheus_client", reason="needs the extra server")
@@ -141,16 +143,19 @@ def test_a_decoder_that_counts_no_blocks_says_so() -> None:
     assert math.isnan(metrics_of(ToyDecoder(), work)["kv_cache_blocks"])
 
 
-def test_reading_twice_counts_nothing_twice(decoder: Any) -> None:
+def test_reading_twice_counts_nothing_twice() -> None:
     metrics = Metrics('a "model"')
-    runner = Runner(OpenModel("toy", decoder, TOKENIZER), observer=metrics)
-    runner.engine.add([1, 2], SamplingParams(max_tokens=3, ignore_eos=True))
-    while runner.engine.has_work():
-        runner.engine.step()
-    runner._engine_state = runner._look_at_engine()
+    statistics = Statistics(computed_tokens=5, accepted_tokens=2)
+    metrics.watch(lambda: Snapshot(3, 4, 7, 6, replace(statistics)))
     first, second = read(metrics), read(metrics)
     assert first == second
-    assert first["computed_tokens_total"] == 4
+    assert (first["num_requests_running"], first["num_requests_waiting"]) == (3, 4)
+    assert (first["kv_cache_blocks"], first["prefix_cache_blocks"]) == (7, 6)
+    assert first["computed_tokens_total"] == 5
+    statistics.computed_tokens += 6
+    third = read(metrics)
+    assert third["computed_tokens_total"] == 11
+    assert third["spec_decode_num_accepted_tokens_total"] == 2
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,9 @@ def logits_of(*values: float) -> Logits:
 def assert_same_choices(logits: Logits, params: SamplingParams, seed: int = 0, draws: int = 1, **options: Any) -> None:
     """The core keeps the definition's tokens, each with its mass, and draws the same; or it raises the same error."""
     prompt_ids, output_ids = options.pop("prompt_ids", [0]), options.pop("output_ids", [0])
-    before = logits.tobytes()
+    before, mask = logits.tobytes(), options.pop("mask", None)
     sampler = Sampler(params, prompt_ids, seed=seed, **options)
+    options["mask"] = mask
     expected, processed = answer_or_error(
         lambda: (
             distribution(processed := process_logits(logits, params, prompt_ids, output_ids, **options), params),
@@ -43,12 +44,12 @@ def assert_same_choices(logits: Logits, params: SamplingParams, seed: int = 0, d
         )
     )
     if processed is None:
-        assert answer_or_error(lambda: sampler.choose(logits, 0, output_ids)) == (expected, None)
+        assert answer_or_error(lambda: sampler.choose(logits, 0, output_ids, mask)) == (expected, None)
         return
-    assert_array_equal(sampler.distribution(logits, output_ids), expected)
+    assert_array_equal(sampler.distribution(logits, output_ids, mask), expected)
     for index in range(draws):
         token = choose(processed, params, uniform(seed, index, len(prompt_ids) + len(output_ids)))
-        assert sampler.choose(logits, index, output_ids) == (token, None, [])
+        assert sampler.choose(logits, index, output_ids, mask) == (token, None, [])
     assert logits.tobytes() == before
 
 
@@ -165,6 +166,29 @@ def test_rows_of_gpt2s_size_have_the_definitions_tokens(params, scale):
         assert_same_choices(random_row(GPT2_VOCABULARY, scale, kind, 5), params, seed=7, draws=4)
 
 
+@pytest.mark.parametrize("words", [0, 1, 40, 1570, 1571, 1600])
+@pytest.mark.parametrize(
+    "params", [SamplingParams(), SamplingParams(top_k=5, top_p=0.9), SamplingParams(temperature=0)]
+)
+def test_a_mask_of_any_length_leaves_the_definitions_tokens(params, words):
+    random = np.random.default_rng(words)
+    for density in ("few", "many", "all", "none"):
+        mask = random.integers(0, 2**32, words, dtype=np.uint32)
+        if density in ("all", "none"):
+            mask[:] = 0xFFFFFFFF if density == "all" else 0
+        elif density == "few":
+            mask &= np.where(random.random(words) < 0.1, mask, 0).astype(np.uint32)
+        assert_same_choices(random_row(GPT2_VOCABULARY, 3.0, "normal", 2), params, seed=1, draws=3, mask=mask)
+
+
+@pytest.mark.parametrize(
+    "mask", [np.zeros(4, np.int64), np.zeros((4, 1), np.uint32), np.zeros(8, np.uint32)[::2], [1, 2]]
+)
+def test_a_mask_of_another_kind_is_refused(mask):
+    with pytest.raises(TypeError):
+        Sampler(SamplingParams(), [0], seed=0).choose(np.zeros(100, np.float32), 0, [], mask)
+
+
 def random_row(size: int, scale: float, kind: str, seed: int) -> Logits:
     random = np.random.default_rng(seed)
     logits = random.standard_normal(size)
@@ -206,8 +230,11 @@ TWELVE = arrays.arrays(np.float32, 12, elements=NUMBERS | st.floats(width=32))
     bad_words=st.lists(st.lists(IDS, min_size=1, max_size=3), max_size=4),
     stop_ids=st.sets(IDS, max_size=3),
     vocab_size=st.none() | st.integers(0, 13),
+    mask=st.none() | st.lists(st.integers(0, 2**32 - 1) | st.just(0xFFF), max_size=2),
 )
-def test_biases_penalties_and_masks_are_the_definitions(logits, params, **options):
+def test_biases_penalties_and_masks_are_the_definitions(logits, params, mask, **options):
+    if mask is not None:
+        options["mask"] = np.array(mask, dtype=np.uint32)
     with np.errstate(over="ignore"):  # a penalty may take a logit to infinity, which is then the same error
         assert_same_choices(logits, params, 3, **options)
 

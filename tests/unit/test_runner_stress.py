@@ -35,11 +35,11 @@ def drawn_request(draw: random.Random) -> tuple[list[int], SamplingParams | Beam
     )
 
 
-async def client(runner: Runner, draw: random.Random, requests: int, answers: list[Any]) -> None:
+async def client(runner: Runner, draw: random.Random, requests: int, answers: list[Any], ended: asyncio.Event) -> None:
     """Asks one question after another; reads the answer piece by piece or at once, or leaves before its end."""
     for _ in range(requests):
         prompt, params = drawn_request(draw)
-        ticket = await submitted(runner, prompt, params)
+        ticket = await submitted(runner, prompt, params, ended)
         kind = draw.choice(["streamed", "streamed", "whole", "whole", "left", "forgotten"])
         if kind == "streamed":
             answers.append((prompt, params, [event async for event in ticket][-1]))
@@ -52,15 +52,19 @@ async def client(runner: Runner, draw: random.Random, requests: int, answers: li
                 ticket.cancel()
             answers.append(None)
         del ticket
+        ended.set()
 
 
-async def submitted(runner: Runner, prompt: list[int], params: SamplingParams | BeamParams) -> Ticket:
-    """A ticket, had as soon as there is a place in the queue."""
+async def submitted(
+    runner: Runner, prompt: list[int], params: SamplingParams | BeamParams, ended: asyncio.Event
+) -> Ticket:
+    """A ticket; one who is refused asks again when another's request has ended."""
     while True:
         try:
             return runner.submit([runner.prepare(prompt, params)])[0]
         except QueueFullError:
-            await asyncio.sleep(0)  # a client that is refused asks again
+            ended.clear()
+            await ended.wait()
 
 
 def serve(decoder: Any, seed: int, *, clients: int, requests: int) -> tuple[list[Any], Runner]:
@@ -72,8 +76,9 @@ def serve(decoder: Any, seed: int, *, clients: int, requests: int) -> tuple[list
 
     async def run() -> None:
         runner.start()
+        ended = asyncio.Event()
         draws = [random.Random(1000 * seed + number) for number in range(clients)]
-        await asyncio.gather(*(client(runner, draw, requests, answers) for draw in draws))
+        await asyncio.gather(*(client(runner, draw, requests, answers, ended) for draw in draws))
         assert await runner.drain(60)
         assert (runner.running, runner.waiting) == (0, 0)
         await runner.close()

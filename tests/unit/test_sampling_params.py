@@ -47,6 +47,7 @@ FULL_SAMPLING = SamplingParams(
     prompt_logprobs=0,
     overflow="slide",
     speculate=4,
+    structured_outputs={"regex": "a+"},
 )
 
 
@@ -73,7 +74,7 @@ def test_the_parameters_are_those_of_the_interface():
     )
     sampling = (
         "n best_of temperature top_k top_p min_p typical_p stop include_stop_str_in_output seed logprobs "
-        "prompt_logprobs overflow speculate"
+        "prompt_logprobs overflow speculate structured_outputs"
     )
     assert " ".join(SamplingParams.field_help()) == f"{shared} {sampling}"
     beams = "num_beams length_penalty early_stopping num_return_sequences"

@@ -150,6 +150,24 @@ def test_stop_strings_end_the_text_and_are_named() -> None:
         assert kept["choices"][0]["text"] == "one two"
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"structured_outputs": {"json": {"type": "boolean"}}},
+        {"structured_outputs": {"choice": ["true", "false"]}},
+        {"structured_outputs": {"regex": "true|false"}},
+        {"structured_outputs": {"grammar": 'start: "true" | "false"'}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "boolean"}}}},
+    ],
+    ids=str,
+)
+def test_a_text_may_have_to_be_of_some_shape(app: App, body: dict[str, Any]) -> None:
+    ask = {"prompt": "All: ", "max_tokens": 20, "n": 3, "seed": 1, **body}
+    texts = [choice["text"].strip() for choice in app.complete(**ask)["choices"]]
+    assert {*texts} <= {"true", "false"}
+    assert [one["text"].strip() for one in joined(app.stream(**ask), 3)] == texts
+
+
 def test_beam_search_is_that_of_the_model_alone(app: App, lm: LanguageModel) -> None:
     answer = app.complete(prompt=TEXT, use_beam_search=True, n=2, best_of=4, max_tokens=6, length_penalty=0.5)
     wanted = BeamParams(num_beams=4, num_return_sequences=2, max_tokens=6, length_penalty=0.5)
@@ -410,11 +428,21 @@ CONTEXT = "context_length_exceeded"
         ({"use_beam_search": True, "top_p": 0.5}, "top_p"),
         ({"use_beam_search": True, "logprobs": 1}, "logprobs"),
         ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+        ({"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}}, "response_format"),
+        ({"structured_outputs": {}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": "foo**"}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": "(" * 60_000}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": "((a{1,1000}){1,1000}){1,1000}"}}, "structured_outputs"),
+        ({"structured_outputs": {"grammar": "start: " + "(" * 60_000}}, "structured_outputs"),
+        ({"structured_outputs": {"json": {"type": "no such type"}}}, "structured_outputs"),
+        ({"structured_outputs": {"json": "{"}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs"),
         ({"topp": 0.5}, "topp"),
         ({"messages": []}, "messages"),
         ({"model": 5}, "model"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:60],
 )
 def test_what_cannot_be_is_refused_by_name_before_any_work(app: App, body: dict[str, Any], param: str) -> None:
     before = app.service.runner.engine.statistics
@@ -431,7 +459,9 @@ def test_an_unknown_parameter_is_answered_with_the_one_that_was_meant(app: App) 
 
 @pytest.mark.parametrize("prompt", [[1] * 50, "hear me speak " * 30])
 def test_more_than_the_context_names_both_numbers(app: App, prompt: Any) -> None:
-    message = assert_error(app.post("/v1/completions", {"prompt": prompt, "max_tokens": 20}), 400, "max_tokens", CONTEXT)
+    message = assert_error(
+        app.post("/v1/completions", {"prompt": prompt, "max_tokens": 20}), 400, "max_tokens", CONTEXT
+    )
     assert "20" in message
     assert "64" in message
 

@@ -25,6 +25,7 @@ from gptwo.cli.generation import (
 )
 from gptwo.cli.loading import load_model, model_options
 from gptwo.cli.parameters import SectionedCommand, given
+from gptwo.cli.structured import option_name, structured_options, structured_values
 from gptwo.cli.terminal import is_terminal, note, progress, write, write_json, write_prompt
 from gptwo.cli.text_input import PromptLine, read_prompt, read_prompts
 from gptwo.errors import GptwoError, InvalidRequestError, TokenizerError
@@ -48,7 +49,7 @@ OPTIONS: list[click.Parameter] = [
 ]
 
 
-@click.command(cls=SectionedCommand, params=[*OPTIONS, *model_options(), *generation_options()])
+@click.command(cls=SectionedCommand, params=[*OPTIONS, *model_options(), *generation_options(), *structured_options()])
 def command(prompt: str | None, file: str | None, **options: Any) -> None:
     r"""Continue PROMPT, or standard input if it is `-`, and write the text as it is generated.
 
@@ -65,6 +66,11 @@ def command(prompt: str | None, file: str | None, **options: Any) -> None:
         )
     values = given(click.get_current_context(), SAMPLING.keys() | BEAMS.keys())
     wrong = misplaced(values)
+    structured = structured_values(options)
+    if structured is not None:
+        if "num_beams" in values:
+            wrong = wrong or f"{option_name(structured)} is for sampling, and --beams searches instead"
+        values["structured_outputs"] = structured
     if wrong is not None:
         raise click.UsageError(wrong)
     for name in ("logprobs", "prompt_logprobs"):

@@ -43,8 +43,11 @@ def generation_parameters() -> dict[str, tuple[str, Parameter]]:
 
 
 def generation_options() -> list[click.Parameter]:
-    """An option for each of them."""
-    return [parameter.option(section) for section, parameter in generation_parameters().values()]
+    """An option for each of them, but for structured_outputs, which has several of its own (see `structured`)."""
+    parameters = generation_parameters()
+    return [
+        parameter.option(section) for name, (section, parameter) in parameters.items() if name != "structured_outputs"
+    ]
 
 
 def make_params(values: Mapping[str, Any]) -> Params:

@@ -155,6 +155,8 @@ def _reader(kinds: set[Any]) -> tuple[str, Callable[[str], Any], Callable[[list[
         return "NUMBER", _number, None
     if kinds == {str}:
         return "TEXT", str, None
+    if Mapping[str, Any] in kinds:
+        return "JSON", _object, None
     (sequence,) = kinds - {str}
     if typing.get_origin(sequence) is Mapping:
         return "ID=BIAS,...", _biases, lambda many: {key: bias for one in many for key, bias in (one or {}).items()}
@@ -196,6 +198,16 @@ def _biases(text: str) -> dict[int, float]:
             raise ValueError(f"{part[:60]!r} is not of the form ID=BIAS")
         biases[_integer(token_id)] = _number(bias)
     return biases
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{text[:60]!r} is not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{text[:60]!r} is no object")
+    return value
 
 
 def _texts(text: str) -> list[Any]:

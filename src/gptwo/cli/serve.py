@@ -16,7 +16,7 @@ PREFIX = "GPTWO_"
 SECTIONS = {
     "Address": ("host", "port", "root_path", "served_model_name", "playground", "cors_origins"),
     "Access": ("api_key_file", "max_concurrent"),
-    "Queue and engine": ("max_queue", "max_wait", "max_sequences", "chunk_tokens", "prefix_blocks"),
+    "Queue and engine": ("max_queue", "max_wait", "max_sequences", "chunk_tokens", "prefix_blocks", "cache"),
     "Limits": (
         "max_body",
         "body_timeout",

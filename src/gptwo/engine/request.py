@@ -6,13 +6,16 @@ import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from gptwo.config import GPTConfig
 from gptwo.errors import ContextLengthError, InvalidRequestError, TokenizerError
 from gptwo.options import is_integer, shown
-from gptwo.sampling import BeamParams, SamplingParams
+from gptwo.sampling import BeamParams, SamplingParams, StructuredOutputs
 from gptwo.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from gptwo.sampling.grammar import Constraint
 
 KeepLogits = Literal["none", "last", "all"]
 
@@ -33,6 +36,8 @@ class Request:
     """The stop tokens, the end of text among them unless it is ignored."""
     keep_logits: KeepLogits
     """Which rows of the prompt's logits the completion brings."""
+    constraint: Constraint | None
+    """What the text has to be, at its beginning; to be copied for each text."""
 
     @property
     def width(self) -> int:
@@ -79,6 +84,7 @@ def make_request(
         bad_words=_bad_words(params.bad_words, tokenizer),
         stop_ids=frozenset(stop_ids),
         keep_logits=keep_logits,
+        constraint=_constraint(params, tokenizer, stop_ids),
     )
 
 
@@ -134,6 +140,18 @@ def _max_tokens(prompt: int, params: SamplingParams | BeamParams, positions: int
             param="max_tokens",
         )
     return wanted
+
+
+def _constraint(
+    params: SamplingParams | BeamParams, tokenizer: Tokenizer | None, stop_ids: set[int]
+) -> Constraint | None:
+    wanted = params.structured_outputs if isinstance(params, SamplingParams) else None
+    if wanted is None:
+        return None
+    from gptwo.sampling.grammar import compile_grammar  # for those who want it
+
+    assert isinstance(wanted, StructuredOutputs)
+    return compile_grammar(wanted, tokenizer, stop_ids)
 
 
 def _tokens(count: int) -> str:

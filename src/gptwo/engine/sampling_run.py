@@ -108,7 +108,8 @@ class SamplingRun:
         # Drafts must not change a bit, which only an exact decoder promises.
         if self._params.speculate and self._resources.exact:
             speculator = Speculator(self._params.speculate)
-        return Sequence(index, past, list(self.request.prompt_ids), text, speculator)
+        constraint = None if self.request.constraint is None else self.request.constraint.copy()
+        return Sequence(index, past, list(self.request.prompt_ids), text, speculator, constraint)
 
     def _start_texts(self) -> None:
         """The prompt is computed: let the other texts go on from it."""
@@ -121,7 +122,11 @@ class SamplingRun:
         if sequence.speculator is None or not self._sequences:
             return []
         left = self.request.max_tokens - len(sequence.output_ids) - 1
-        return sequence.speculator.draft(sequence.ids, min(room.drafts, left, self._window - len(sequence.ids)))
+        most = min(room.drafts, left, self._window - len(sequence.ids))
+        if sequence.constraint is None:
+            return sequence.speculator.draft(sequence.ids, most)
+        drafts = sequence.constraint.forced(most) or sequence.speculator.draft(sequence.ids, most)
+        return drafts[: sequence.constraint.usable(drafts)]
 
     def _keep_prompt(self, feed: Feed, logits: Floats) -> None:
         """Keep what was asked of the logits (rows, V) of a part of the prompt."""
@@ -159,9 +164,10 @@ class SamplingRun:
         return pieces
 
     def _choose(self, sequence: Sequence, logits: Floats) -> Piece:
-        request, params = self.request, self._params
-        if request.max_tokens == 0:
-            sequence.finish_reason = "length"
+        request, params, constraint = self.request, self._params, sequence.constraint
+        complete = constraint is not None and constraint.ended  # the empty text is all that is allowed
+        if complete or request.max_tokens == 0:
+            sequence.finish_reason = "stop" if complete else "length"
             return Piece(
                 request.id,
                 sequence.index,
@@ -169,7 +175,8 @@ class SamplingRun:
                 logprobs=None if params.logprobs is None else (),
                 finish_reason=sequence.finish_reason,
             )
-        chosen = self._sampler.choose(logits, sequence.index, sequence.output_ids)
+        mask = None if constraint is None else constraint.mask
+        chosen = self._sampler.choose(logits, sequence.index, sequence.output_ids, mask)
         token_id = chosen.token_id
         described: tuple[TokenLogprob, ...] | None = None
         if chosen.logprob is not None:
@@ -189,14 +196,18 @@ class SamplingRun:
 
     def _append(self, sequence: Sequence, token_id: int) -> str:
         """Add a token to a text and decide whether it ends; the piece of text that is certain now."""
-        params, text = self._params, sequence.text
+        params, text, constraint = self._params, sequence.text, sequence.constraint
         sequence.append(token_id)
         count = len(sequence.output_ids)
         may_stop = count > params.min_tokens
         stops = token_id in self.request.stop_ids
+        if constraint is not None and not stops:
+            constraint.accept(token_id)
         if stops:
             sequence.finish_reason = "stop"
             sequence.stop_reason = token_id if token_id in params.stop_token_ids else None
+        elif constraint is not None and constraint.ended:
+            sequence.finish_reason = "stop"
         elif count >= self.request.max_tokens:
             sequence.finish_reason = "length"
         if text is None:

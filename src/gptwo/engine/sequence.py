@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from gptwo.engine.output import Choice, FinishReason, TokenLogprob
 from gptwo.engine.past import Past
 from gptwo.engine.speculation import Speculator
 from gptwo.engine.text import TextAssembler
+
+if TYPE_CHECKING:
+    from gptwo.sampling.grammar import Constraint
 
 
 @dataclass
@@ -23,6 +27,8 @@ class Sequence:
     """None where there is no tokenizer."""
     speculator: Speculator | None = None
     """None where nothing is guessed."""
+    constraint: Constraint | None = None
+    """None where the text may be anything."""
     output_ids: list[int] = field(default_factory=list)
     pieces: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)

@@ -13,7 +13,7 @@ import numpy as np
 
 from gptwo import _native
 from gptwo.sampling.params import SamplingParams
-from gptwo.sampling.processors import Logits
+from gptwo.sampling.processors import Logits, TokenMask
 from gptwo.sampling.sampler import Probabilities
 
 _WORD = 2**64 - 1
@@ -69,20 +69,21 @@ class Sampler:
             logprobs=logprobs,
         )
 
-    def choose(self, logits: Logits, index: int, output_ids: Sequence[int]) -> Chosen:
+    def choose(self, logits: Logits, index: int, output_ids: Sequence[int], mask: TokenMask | None = None) -> Chosen:
         """The token that follows prompt and `output_ids` in text number `index` of those that share the seed.
 
         It is drawn with the random number of (seed, index, position), the position counting from the prompt's
         beginning: a text that is continued later with the same seed goes on as it would have gone on at once.
+        mask: see `processors.apply_token_mask`.
 
         Raises InvalidRequestError if no token is left to choose or a token id is not below V, NumericalError.
         """
-        return Chosen(*self._core.choose(logits, index, output_ids))
+        return Chosen(*self._core.choose(logits, index, output_ids, mask))
 
-    def distribution(self, logits: Logits, output_ids: Sequence[int]) -> Probabilities:
+    def distribution(self, logits: Logits, output_ids: Sequence[int], mask: TokenMask | None = None) -> Probabilities:
         """The probabilities that this token is drawn from: float64 (V,), as `sampler.distribution` has them."""
         masses = np.empty(len(logits), dtype=np.int64)
-        self._core.masses(logits, output_ids, masses)
+        self._core.masses(logits, output_ids, masses, mask)
         return masses / float(masses.sum())
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 from gptwo import options
 from gptwo.errors import InvalidRequestError
 from gptwo.options import boolean, choice, integer, number, option, refuse_unknown_names, shown
+from gptwo.sampling.structured import StructuredOutputs, structured
 from gptwo.sampling.validation import texts, token_biases, token_ids, words
 
 LARGEST_N = 128
@@ -170,6 +171,11 @@ class SamplingParams(LogitsOptions):
         integer(0, LONGEST_DRAFT),
         "Guess up to this many tokens from the text so far and check them at once: faster, the same text; 0 is off.",
     )
+    structured_outputs: StructuredOutputs | Mapping[str, Any] | None = option(  # noqa: RUF009 - it is immutable
+        None,
+        structured,
+        "What the text has to be, with one of json_schema, regex, choice, grammar or json_object; none is anything.",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -230,6 +236,8 @@ class BeamParams(LogitsOptions):
 
 def _plain(value: Any) -> Any:
     """Tuples as lists and mappings as dicts with text for keys, as JSON has them."""
+    if isinstance(value, StructuredOutputs):
+        return value.to_dict()
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     if isinstance(value, Mapping):

@@ -20,6 +20,7 @@ from gptwo.sampling.arithmetic import Masses, log, masses, share_of
 
 Logits = npt.NDArray[np.float32]
 TokenIds = npt.NDArray[np.int64]
+TokenMask = npt.NDArray[np.uint32]
 
 _REMOVED = np.float32(-np.inf)
 
@@ -213,6 +214,16 @@ def apply_vocabulary_size(logits: Logits, vocab_size: int) -> Logits:
     processed = logits.copy()
     processed[vocab_size:] = _REMOVED
     return processed
+
+
+def apply_token_mask(logits: Logits, mask: TokenMask) -> Logits:
+    """Remove the tokens whose bit is not set, and those that the mask has no bit for.
+
+    mask: uint32 (words,), the bits of a word from its lowest on: token i is bit i % 32 of word i // 32.
+    Example: logits [1, 2, 3] with the mask [0b101] become [1, -inf, 3].
+    """
+    bits = np.unpackbits(mask.astype("<u4").view(np.uint8), bitorder="little")[: len(logits)]
+    return _keep(logits, np.flatnonzero(bits))
 
 
 def below_peak(logits: Logits) -> Logits:

@@ -23,7 +23,7 @@ from gptwo.errors import InvalidRequestError, NumericalError
 from gptwo.sampling import processors
 from gptwo.sampling.arithmetic import MASS_BITS, Masses, log, masses
 from gptwo.sampling.params import LogitsOptions, SamplingParams
-from gptwo.sampling.processors import Logits
+from gptwo.sampling.processors import Logits, TokenMask
 
 Probabilities = npt.NDArray[np.float64]
 
@@ -37,24 +37,33 @@ def process_logits(
     bad_words: Sequence[Sequence[int]] = (),
     stop_ids: Collection[int] = (),
     vocab_size: int | None = None,
+    mask: TokenMask | None = None,
 ) -> Logits:
     """Apply what `params` says about the choice of tokens; float32 (V,) -> float32 (V,).
 
     Returns the array it was given, untouched, where nothing is asked for. bad_words: the bad words as token ids.
     stop_ids: tokens that end the text, removed while fewer than min_tokens were produced. vocab_size: ids from there on
-    are padding and never chosen.
+    are padding and never chosen. mask: tokens that a grammar allows, see `processors.apply_token_mask`.
 
     Raises InvalidRequestError if no token is left, NumericalError if the logits hold NaN or +inf, or no finite number.
     """
     processed = apply_options(
-        logits, params, prompt_ids, output_ids, bad_words=bad_words, stop_ids=stop_ids, vocab_size=vocab_size
+        logits,
+        params,
+        prompt_ids,
+        output_ids,
+        bad_words=bad_words,
+        stop_ids=stop_ids,
+        vocab_size=vocab_size,
+        mask=mask,
     )
     if processed is not logits:
         _largest(logits)
         if processed.max() == -np.inf:
+            last = " or min_tokens" if mask is None else ", min_tokens or structured_outputs"
             raise InvalidRequestError(
                 f"no token is left to choose after {len(output_ids)} tokens; "
-                "loosen allowed_token_ids, bad_words, no_repeat_ngram_size or min_tokens"
+                f"loosen allowed_token_ids, bad_words, no_repeat_ngram_size{last}"
             )
     return processed
 
@@ -68,11 +77,12 @@ def apply_options(
     bad_words: Sequence[Sequence[int]] = (),
     stop_ids: Collection[int] = (),
     vocab_size: int | None = None,
+    mask: TokenMask | None = None,
 ) -> Logits:
     """As process_logits, but checks nothing: all of what it returns may be -inf.
 
     In order: padding, logit_bias, repetition_penalty, frequency_penalty, presence_penalty, no_repeat_ngram_size,
-    bad_words, min_tokens, allowed_token_ids. The order of the masks makes no difference, and that of the others
+    bad_words, min_tokens, allowed_token_ids, mask. The order of the masks makes no difference, and that of the others
     is the one on which transformers and vLLM agree: a bias changes what is penalised.
     """
     if vocab_size is not None:
@@ -91,6 +101,8 @@ def apply_options(
         logits = processors.apply_suppress(logits, stop_ids)
     if params.allowed_token_ids is not None:
         logits = processors.apply_allowed_token_ids(logits, params.allowed_token_ids)
+    if mask is not None:
+        logits = processors.apply_token_mask(logits, mask)
     return logits
 
 

@@ -11,8 +11,9 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gptwo.errors import GptwoError, NotReadyError
+from gptwo.errors import GptwoError, NotReadyError, RetryLaterError
 from gptwo.loading import OpenModel
 from gptwo.options import shown
 from gptwo.server.bodies import Linger
@@ -55,7 +56,6 @@ def create_app(settings: ServerSettings | None = None, *, model: OpenModel | Non
         description="OpenAI's completions from a GPT-2, with vLLM's additions; scores and tokens beside them.",
         docs_url=None,  # FastAPI's page loads its parts from elsewhere
         redoc_url=None,
-        root_path=settings.root_path or "",
         lifespan=lifespan,
     )
     app.state.service = service
@@ -63,10 +63,12 @@ def create_app(settings: ServerSettings | None = None, *, model: OpenModel | Non
     _add_status_routes(app, service)
     if settings.playground:
         add_playground(app)
-    describe(app)
+    describe(app, settings.root_path or "")
     app.add_exception_handler(GptwoError, _on_error)
     app.add_exception_handler(HTTPException, _on_error)
-    app.add_middleware(KeyGuard, keys=keys, most=settings.max_concurrent, root_path=settings.root_path or "")
+    app.add_middleware(
+        KeyGuard, keys=keys, most=settings.max_concurrent, root_path=(settings.root_path or "").rstrip("/")
+    )
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -76,8 +78,25 @@ def create_app(settings: ServerSettings | None = None, *, model: OpenModel | Non
             expose_headers=["x-request-id", "retry-after"],
         )
     app.add_middleware(Linger)
-    app.add_middleware(RequestLog, with_messages=settings.log_prompts)  # the outermost
+    app.add_middleware(RequestLog, with_messages=settings.log_prompts)
+    if settings.root_path:
+        app.add_middleware(UnderPath, root=settings.root_path.rstrip("/"))
     return app
+
+
+class UnderPath:
+    """Middleware, the outermost: every path begins with `root`, whether a proxy has taken that off or not."""
+
+    def __init__(self, app: ASGIApp, *, root: str) -> None:
+        """root: as in /gpt."""
+        self._app, self._root = app, root
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] == "http":
+            path = scope["path"] if scope["path"].startswith(f"{self._root}/") else self._root + scope["path"]
+            scope = {**scope, "root_path": self._root, "path": path}
+        await self._app(scope, receive, send)
 
 
 def _add_model_routes(app: FastAPI, service: Service) -> None:
@@ -134,11 +153,12 @@ def _add_status_routes(app: FastAPI, service: Service) -> None:
     def status(*, busy_counts: bool) -> Response:
         try:
             _ = service.runner
+        except RetryLaterError as error:
+            return response_to(error, status=service.state)
         except GptwoError as error:
-            return json_response({"status": service.state, **body_of(error)}, 503, response_to(error).headers)
+            return response_to(HTTPException(503, str(error)), status=service.state)
         if busy_counts and service.busy:
-            full = NotReadyError("the queue is full; ask again in a moment")
-            return json_response({"status": "busy", **body_of(full)}, 503, response_to(full).headers)
+            return response_to(NotReadyError("the queue is full; ask again in a moment"), status="busy")
         return json_response({"status": "ok"})
 
     @app.head("/health", include_in_schema=False)
@@ -162,7 +182,7 @@ def _add_status_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        return docs_page(app)
+        return docs_page(app.openapi(), service.settings.root_path or "")
 
 
 async def _on_error(request: Request, error: Exception) -> Response:

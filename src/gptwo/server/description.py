@@ -63,8 +63,8 @@ def body_schema(body: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}, "responses": errors}
 
 
-def describe(app: FastAPI) -> None:
-    """Give the app its OpenAPI description."""
+def describe(app: FastAPI, root: str) -> None:
+    """Give the app its OpenAPI description. root: the path before all of its paths, or nothing."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -73,6 +73,8 @@ def describe(app: FastAPI) -> None:
             components = schema.setdefault("components", {})
             components.setdefault("schemas", {}).update({**bodies["$defs"], "Error": _ERROR})
             components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            if root:
+                schema["servers"] = [{"url": root}]
             schema["security"] = [{"key": []}, {}]
             app.openapi_schema = schema
         return app.openapi_schema
@@ -80,11 +82,11 @@ def describe(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to change it
 
 
-def docs_page(app: FastAPI) -> Response:
+def docs_page(schema: dict[str, Any], root: str) -> Response:
     """The description as a page to read."""
     digest = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; frame-ancestors 'none'"
-    page = "\n".join(_page(app.openapi(), app.root_path))
+    page = "\n".join(_page(schema, root))
     return Response(page, media_type="text/html", headers={**SAFE, "Content-Security-Policy": policy})
 
 

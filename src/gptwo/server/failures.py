@@ -57,15 +57,15 @@ def status_of(error: BaseException) -> int:
     return error.http_status if isinstance(error, GptwoError) else 500
 
 
-def response_to(error: BaseException) -> Response:
-    """The answer to a request that failed."""
+def response_to(error: BaseException, **more: Any) -> Response:
+    """The answer to a request that failed. more: what its body says beside the error."""
     headers: dict[str, str] = dict(getattr(error, "headers", None) or {})
     retry_after = getattr(error, "retry_after", None)
     if retry_after is not None:
         headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
     if isinstance(error, AuthenticationError):
         headers["WWW-Authenticate"] = "Bearer"
-    return json_response(body_of(error), status_of(error), headers)
+    return json_response({**more, **body_of(error)}, status_of(error), headers)
 
 
 def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

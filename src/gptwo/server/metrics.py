@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from gptwo.engine import Completion
 from gptwo.errors import DrainingError, GptwoError, InvalidRequestError, QueueFullError, QueueTimeoutError
-from gptwo.server.runner import Snapshot
+from gptwo.server.observer import Snapshot
 
 # Bounds of histograms, in seconds.
 TOKEN_TIMES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.5, 5.0)
@@ -29,7 +29,7 @@ STATISTICS = (
 
 
 class Metrics:
-    """An observer of a runner (see `runner.Observer`), with a registry of its own."""
+    """An observer of a runner (see `observer.Observer`), with a registry of its own."""
 
     def __init__(self, model_name: str) -> None:
         """model_name: the label of everything."""
@@ -94,32 +94,32 @@ class Metrics:
     # ---- what a runner tells
 
     def watch(self, snapshot: Callable[[], Snapshot]) -> None:
-        """See `runner.Observer`."""
+        """See `observer.Observer`."""
         self._snapshot = snapshot
 
     def begun(self, prompt_tokens: int, waited: float) -> None:
-        """See `runner.Observer`."""
+        """See `observer.Observer`."""
         self._prompt_tokens.inc(prompt_tokens)
         self._queue_time.observe(waited)
 
     def tokens(self, count: int) -> None:
-        """See `runner.Observer`."""
+        """See `observer.Observer`."""
         self._generation_tokens.inc(count)
 
     def first_token(self, seconds: float) -> None:
-        """See `runner.Observer`."""
+        """See `observer.Observer`."""
         self._first_token.observe(seconds)
 
     def next_token(self, seconds: float) -> None:
-        """See `runner.Observer`."""
+        """See `observer.Observer`."""
         self._next_token.observe(seconds)
 
     def refused(self, error: GptwoError) -> None:
-        """See `runner.Observer`; also for a request that was refused before it came to the runner."""
+        """See `observer.Observer`; also for a request that was refused before it came to the runner."""
         self._outcomes[outcome_of(error)].inc()
 
     def ended(self, outcome: Completion | GptwoError | None, seconds: float) -> None:
-        """See `runner.Observer`."""
+        """See `observer.Observer`."""
         self._outcomes[outcome_of(outcome)].inc()
         self._whole_time.observe(seconds)
 

@@ -49,7 +49,7 @@ class Page:
 def add_playground(app: FastAPI) -> None:
     """Serve the package's folder `playground`: its index.html at /, every file at /playground/NAME, and beside them the
     sampling parameters as the page explains them."""
-    pages = _pages(resources.files("gptwo.server").joinpath("playground"))
+    pages = _pages(_folder())
     pages["parameters.json"] = Page(json.dumps(playground_parameters()).encode(), TYPES[".json"])
 
     async def index(request: Request) -> Response:
@@ -62,6 +62,10 @@ def add_playground(app: FastAPI) -> None:
     app.add_api_route(
         "/playground/{name:path}", file, methods=["GET", "HEAD"], include_in_schema=False, response_model=None
     )
+
+
+def _folder() -> Traversable:
+    return resources.files("gptwo.server").joinpath("playground")
 
 
 def _pages(folder: Traversable, prefix: str = "") -> dict[str, Page]:

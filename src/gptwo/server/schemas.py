@@ -28,13 +28,22 @@ _PROMPT: dict[str, Any] = {
     ]
 }
 
+_STRUCTURES: dict[str, Any] = {
+    "json_schema": {"description": "A JSON schema, as an object or as JSON; `json` is the same."},
+    "regex": {"type": "string"},
+    "choice": {"type": "array", "items": {"type": "string"}},
+    "grammar": {"type": "string", "description": "In Lark's syntax, or in llama.cpp's."},
+    "json_object": {"type": "boolean"},
+}
+
 
 def _parameter(name: str, kind: str | None = None, **schema: Any) -> Any:
     """A field that SamplingParams or BeamParams checks. kind: its JSON type, beside null."""
     default = getattr(SamplingParams if name in SAMPLING else BeamParams, name)
     described: dict[str, Any] = {"type": [kind, "null"]} if kind else {}
     shown = list(default) if isinstance(default, tuple) else default
-    return Field(None, description=HELP[name], json_schema_extra={"default": shown, **described, **schema})
+    described |= {} if shown is None else {"default": shown}
+    return Field(None, description=HELP[name], json_schema_extra={**described, **schema})
 
 
 class _Body(BaseModel):
@@ -93,6 +102,7 @@ class CompletionRequest(_Body):
     allowed_token_ids: Any = _parameter("allowed_token_ids", "array", items=_TOKEN_IDS["items"])
     bad_words: Any = _parameter("bad_words", "array", items={"anyOf": [{"type": "string"}, _TOKEN_IDS]})
     prompt_logprobs: Any = _parameter("prompt_logprobs", "integer", minimum=0)
+    structured_outputs: Any = _parameter("structured_outputs", "object", properties=_STRUCTURES)
     truncate_prompt_tokens: int | None = Field(
         None,
         ge=-1,

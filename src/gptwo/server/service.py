@@ -93,7 +93,8 @@ class Service:
         self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Result:
         """Run `work` on a thread of a few, so that the event loop goes on. Raises QueueFullError if too much waits."""
-        if self._preparing >= self.settings.max_queue:
+        # Never the first bound that a burst of requests meets, but one on what their bodies hold in memory.
+        if self._preparing >= self.settings.max_queue + self.settings.max_sequences:
             raise QueueFullError(f"{self._preparing} requests wait to be read; ask again in a moment")
         self._preparing += 1
         try:

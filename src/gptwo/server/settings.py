@@ -51,7 +51,9 @@ class ServerSettings:
     model: str = option("shakespeare", text, "An embedded model, a local path, or a name on the hub.")
     weights: str = option("auto", text, "Format of the weights in memory.")
     backend: str = option("auto", text, "What computes the model.")
-    cache: str = option("auto", choice("auto", "f32", "bf16"), "Type of keys and values in the core.")
+    cache: Literal["auto", "f32", "bf16"] = option(
+        "auto", choice("auto", "f32", "bf16"), "Type of keys and values in the core; auto is f32 beside f32 weights."
+    )
     threads: int | None = option(None, integer(1, MOST_THREADS, optional=True), "Threads to compute with.")
     device: str = option("cpu", text, "Where it is computed.")
     revision: str | None = option(None, _optional_text, "A branch, tag or commit on the hub.")

@@ -36,6 +36,20 @@ class Answer:
         """Whether nothing more will come."""
         return self.completion is not None or self.error is not None or self.dropped
 
+    def add(self, piece: Piece) -> None:
+        """Another piece has come."""
+        if self.keeps_pieces and not self.dropped:
+            self.pieces.append(piece)
+            self.news.set()
+
+    def end(self, outcome: Completion | GptwoError | None) -> None:
+        """Nothing more will come; None if the request was cancelled."""
+        if isinstance(outcome, Completion):
+            self.completion = outcome
+        elif outcome is not None:
+            self.error = outcome
+        self.news.set()
+
 
 class Ticket:
     """An asynchronous iterator over a request's pieces, as they are made, and at last its completion.

@@ -108,7 +108,8 @@ def bodies(load: Load, model: str) -> list[tuple[dict[str, Any], int | None]]:
         if load.stream:
             body["stream_options"] = {"include_usage": True}
         leaves = draw.random() < load.leaving
-        made.append((body, draw.randint(0, length // 2) if leaves else None))
+        midway = draw.randint(0, length // 2) if load.stream else 0  # nothing comes before the whole
+        made.append((body, midway if leaves else None))
     return made
 
 

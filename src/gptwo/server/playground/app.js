@@ -83,7 +83,7 @@ function draw() {
     $("examples").hidden = doc.text !== "" || running || candidates.open;
     drawFigures($("stats"), {
       speed: writer.speed,
-      seed: history.entries[0]?.body.seed ?? null,
+      seed: writer.seed,
       keptSeed: parameters.get("seed"),
       seedTaken: (seed) => {
         parameters.set("seed", seed);

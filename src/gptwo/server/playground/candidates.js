@@ -60,7 +60,7 @@ export class Candidates {
   }
 
   focus() {
-    this.cards[0]?.card.focus();
+    this.cards[0]?.card.focus({ focusVisible: true });
     this.box.scrollIntoView({ block: "nearest" });
   }
 

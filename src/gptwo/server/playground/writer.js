@@ -31,6 +31,11 @@ export class Writer {
     return speedOf(this.#runs);
   }
 
+  /** The seed of what is written, or was written last. */
+  get seed() {
+    return this.#last?.body.seed ?? this.history.entries[0]?.body.seed ?? null;
+  }
+
   /** What was written belongs to another document. */
   forget() {
     this.#runs = [];
