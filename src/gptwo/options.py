@@ -110,9 +110,7 @@ def integer(minimum: int, maximum: int = LARGEST_INTEGER, *, optional: bool = Fa
     return Bounds(minimum, maximum, whole=True, optional=optional)
 
 
-def number(
-    minimum: float, maximum: float = math.inf, *, above_minimum: bool = False, optional: bool = False
-) -> Bounds:
+def number(minimum: float, maximum: float = math.inf, *, above_minimum: bool = False, optional: bool = False) -> Bounds:
     """A finite number from minimum (or, with above_minimum, from more than that) to maximum, as float."""
     return Bounds(minimum, maximum, optional=optional, above_minimum=above_minimum)
 

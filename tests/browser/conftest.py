@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, ViewportSize
 
 CHROMIUM = Path("/usr/bin/chromium")
-VIEWPORT: "ViewportSize" = {"width": 1000, "height": 700}
+VIEWPORT: ViewportSize = {"width": 1000, "height": 700}
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 

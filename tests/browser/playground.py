@@ -85,7 +85,9 @@ class Playground:
     def coloured(self) -> int:
         """How many stretches of the page have the colour of a probability."""
         return int(
-            self.page.evaluate("() => [0, 1, 2, 3, 4, 5, 6].reduce((sum, s) => sum + CSS.highlights.get(`p${s}`).size, 0)")
+            self.page.evaluate(
+                "() => [0, 1, 2, 3, 4, 5, 6].reduce((sum, s) => sum + CSS.highlights.get(`p${s}`).size, 0)"
+            )
         )
 
     def clipboard(self) -> str:
@@ -95,5 +97,6 @@ class Playground:
     def call(self, module: str, body: str, *arguments: Any) -> Any:
         """Run a function's body with a module of the page as `m` and the arguments as `a`."""
         return self.page.evaluate(
-            f"async ([path, a]) => {{ const m = await import(path); {body} }}", [f"/playground/{module}", list(arguments)]
+            f"async ([path, a]) => {{ const m = await import(path); {body} }}",
+            [f"/playground/{module}", list(arguments)],
         )

@@ -6,7 +6,6 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-
 from playground import Playground
 
 if TYPE_CHECKING:
@@ -83,7 +82,20 @@ def test_tab_reaches_every_control_and_the_focus_is_seen(playground: Playground)
     page = playground.page
     playground.write("ROMEO:\n")
     playground.go_on()
-    expected = {"text", "colours", "copy", "session", "theme", "help", "panel-toggle", "seed", "undo", "again", "texts", "go"}
+    expected = {
+        "text",
+        "colours",
+        "copy",
+        "session",
+        "theme",
+        "help",
+        "panel-toggle",
+        "seed",
+        "undo",
+        "again",
+        "texts",
+        "go",
+    }
     reached = set()
     for _ in range(len(expected) + 8):
         page.keyboard.press("Tab")

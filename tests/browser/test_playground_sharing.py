@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
 from playground import Playground
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
-BEGINNING = "ROMEO:\nIt's the \"east\", $HOME \\ and"
+BEGINNING = 'ROMEO:\nIt\'s the "east", $HOME \\ and'
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-
 from playground import Playground
 
 if TYPE_CHECKING:
@@ -96,7 +95,8 @@ def test_a_character_is_shown_once_its_last_byte_has_come(playground: Playground
         """
         const builder = new m.UnitBuilder(3);
         const token = (text) => ({ id: 1, text, logprob: -1, top: [] });
-        return a[0].map((text) => builder.push(token(text)).map((unit) => [unit.start, unit.end, unit.text, unit.tokens.length]));
+        const shown = ({ start, end, text, tokens }) => [start, end, text, tokens.length];
+        return a[0].map((text) => builder.push(token(text)).map(shown));
         """,
         [" a", "bytes: \\xf0\\x9f", "bytes:\\x99", "bytes:\\x82", "b", "bytes:\\xe2", "c"],
     )

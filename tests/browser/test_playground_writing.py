@@ -6,7 +6,6 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-
 from playground import Playground
 
 if TYPE_CHECKING:
@@ -195,11 +194,15 @@ def test_a_kept_seed_gives_the_same_text_again(playground: Playground) -> None:
 
 def test_parameters_are_explained_in_the_servers_words_and_sent(playground: Playground) -> None:
     page = playground.page
-    described = {spec["name"]: spec for spec in page.request.get(page.url + "playground/parameters.json").json()["parameters"]}
+    described = {
+        spec["name"]: spec for spec in page.request.get(page.url + "playground/parameters.json").json()["parameters"]
+    }
     playground.set(max_tokens=5, temperature=0, top_k=3, stop="END\\n\nFin", logit_bias="13: -100")
     for name in ("max_tokens", "temperature", "min_p", "speculate"):
         assert described[name]["help"] in str(page.locator(f"#parameter-{name}-help").text_content())
-    shown = {label.get_attribute("for").removeprefix("parameter-") for label in page.locator(".parameter-head label").all()}
+    shown = {
+        label.get_attribute("for").removeprefix("parameter-") for label in page.locator(".parameter-head label").all()
+    }
     assert shown == described.keys() - {"prompt_logprobs"}
     playground.write(BEGINNING)
     asked: list[Request] = []
@@ -246,3 +249,44 @@ def test_a_reload_keeps_the_draft(playground: Playground) -> None:
     playground.page.reload()
     playground.page.wait_for_selector("html[data-ready]", state="attached")
     assert playground.value == kept
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "pattern"),
+    [
+        ("regex", "(Romeo|Juliet) says 🙂[0-9]{3}", r"(Romeo|Juliet) says 🙂\d{3}"),
+        ("choice", "Ay\nNay, good sir", r"Ay|Nay, good sir"),
+        (
+            "json_schema",
+            '{"type": "object", "properties": {"n": {"enum": [1]}}, "required": ["n"], "additionalProperties": false}',
+            r'\{\s*"n"\s*:\s*1\s*\}',
+        ),
+    ],
+)
+def test_a_continuation_has_the_structure_that_was_asked_for(
+    playground: Playground, kind: str, source: str, pattern: str
+) -> None:
+    pytest.importorskip("llguidance", reason="needs the extra grammar")
+    page = playground.page
+    playground.set()
+    page.locator("#structured-kind").evaluate("field => (field.closest('details').open = true)")
+    page.locator("#structured-kind").select_option(kind)
+    page.locator("#structured-source").fill(source)
+    playground.write("ROMEO:\n")
+    written = playground.go_on()
+    assert re.fullmatch(pattern, written), written
+    playground.colour()
+    assert playground.value == "ROMEO:\n" + written
+
+
+def test_an_expression_that_is_none_is_refused_in_one_line(playground: Playground) -> None:
+    pytest.importorskip("llguidance", reason="needs the extra grammar")
+    page = playground.page
+    playground.set()
+    page.locator("#structured-kind").evaluate("field => (field.closest('details').open = true)")
+    page.locator("#structured-kind").select_option("regex")
+    page.locator("#structured-source").fill("(never closed")
+    playground.write("ROMEO:\n")
+    page.keyboard.press("Control+Enter")
+    playground.notice.get_by_text("never closed").or_(playground.notice.get_by_text("regex")).first.wait_for()
+    assert playground.value == "ROMEO:\n"

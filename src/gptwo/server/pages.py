@@ -48,7 +48,8 @@ class Page:
 
 def add_playground(app: FastAPI) -> None:
     """Serve the package's folder `playground`: its index.html at /, every file at /playground/NAME, and beside them the
-    sampling parameters as the page explains them."""
+    sampling parameters as the page explains them.
+    """
     pages = _pages(_folder())
     pages["parameters.json"] = Page(json.dumps(playground_parameters()).encode(), TYPES[".json"])
 

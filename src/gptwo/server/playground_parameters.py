@@ -1,4 +1,4 @@
-"""What the playground shows of the sampling parameters: their own words and bounds, so that nothing is written twice."""
+"""What the playground shows of the sampling parameters: their own words and bounds, so that none is written twice."""
 
 from __future__ import annotations
 
