@@ -27,6 +27,7 @@ let colours = false;
 let started = false;
 let painting = null;
 let description = null;
+let keeping = null;
 const access = keySection();
 
 const notices = new Notices({ box: $("notice"), text: $("notice-text"), action: $("notice-action"), close: $("notice-close"), live: $("live") });
@@ -34,7 +35,9 @@ const surface = new Surface({ box: $("surface"), mirror: $("mirror"), text: $("t
 const doc = new Doc(() => changed());
 const panel = new Panel({ panel: $("panel"), toggle: $("panel-toggle"), close: $("panel-close"), tabs: [$("tab-parameters"), $("tab-history")] });
 const parameters = new Parameters($("parameters"), () => {
-  $("texts").value = String(parameters.get("n") ?? 1);
+  const count = String(parameters.get("n") ?? 1);
+  if (![...$("texts").options].some(({ value }) => value === count)) $("texts").append(make("option", { value: count }, `${count} texts`));
+  $("texts").value = count;
   draw();
 });
 const history = new History($("history"), {
@@ -96,8 +99,14 @@ function draw() {
   });
 }
 
-/** The draft outlives a reload, in this tab alone. */
+/** The draft outlives a reload, in this tab alone. It is written once the person rests. */
 function keep() {
+  clearTimeout(keeping);
+  keeping = setTimeout(keepNow, 400);
+}
+
+function keepNow() {
+  clearTimeout(keeping);
   if (writer.running) return;
   try {
     sessionStorage.setItem(DRAFT, snapshot());
@@ -230,7 +239,12 @@ async function load() {
     choose(data[0]);
     if (data.length > 1) {
       const options = data.map(({ id }) => make("option", { value: id }, id));
-      const select = make("select", { "aria-label": "Model", change: () => choose(data[select.selectedIndex]) }, ...options);
+      const select = make("select", { "aria-label": "Model" }, ...options);
+      select.addEventListener("change", () => {
+        choose(data[select.selectedIndex]);
+        $("model-name").replaceChildren(select);
+        select.focus();
+      });
       $("model-name").replaceChildren(select);
     }
   } catch (error) {
@@ -282,11 +296,10 @@ function wire() {
       event.preventDefault();
       return event.inputType === "historyUndo" ? undo() : redo();
     }
-    if (writer.running) writer.stop();
+    writer.yield();
     return undefined;
   });
   text.addEventListener("input", () => {
-    if (candidates.open) candidates.hide();
     alternatives.hide();
     writer.unseen = 0;
     doc.type(text.value, text.selectionEnd);
@@ -307,6 +320,7 @@ function wire() {
     if (colours) alternatives.point(doc.state.units, surface.offsetAt(event.clientX, event.clientY));
   });
   surface.scroll.addEventListener("scroll", () => alternatives.hide());
+  window.addEventListener("pagehide", () => keepNow());
   window.addEventListener("resize", () => alternatives.hide());
   surface.scroll.addEventListener("click", (event) => {
     if (event.target === surface.scroll || event.target.classList.contains("sheet")) surface.focus();

@@ -17,6 +17,7 @@ export function drawFigures(box, { speed, seed, keptSeed, seedTaken }) {
     const title = kept ? "The next continuation uses this seed again; press to let each have its own" : "Press to keep this seed for the next continuation";
     parts.push(make("button", { type: "button", class: "seed", id: "seed", title, "aria-pressed": String(kept), click: () => seedTaken(kept ? null : seed) }, label));
   }
+  if (parts.length === 0) parts.push(make("span", { class: "hint" }, "The model goes on from the cursor."));
   box.replaceChildren(...parts);
 }
 

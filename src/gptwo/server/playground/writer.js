@@ -130,6 +130,12 @@ export class Writer {
     this.changed();
   }
 
+  /** The person writes: what is under way ends, and texts that wait to be chosen go. */
+  yield() {
+    if (this.candidates.open) this.candidates.hide();
+    if (this.running) this.stop();
+  }
+
   /** Stop at once; what has come is kept. */
   stop() {
     if (this.running) this.#abort.abort();
@@ -217,6 +223,7 @@ export class Writer {
     if (this.#frame !== null) cancelAnimationFrame(this.#frame);
     this.#frame = null;
     const { base, several } = this.#last;
+    if (several && !this.candidates.open) return;
     if (several) {
       const before = base.text.slice(0, this.run.at);
       this.#runs.forEach((run, index) => {
@@ -271,6 +278,7 @@ export class Writer {
   }
 
   #finishSeveral() {
+    if (!this.candidates.open) return;
     this.#show();
     if (document.activeElement === this.surface.text || document.activeElement === document.body) this.candidates.focus();
     this.notices.say(`${plural(this.#runs.length, "text")} to choose from. Arrow keys move between them, Enter takes one, Escape takes none.`);
