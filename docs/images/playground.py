@@ -20,7 +20,7 @@ SIZE = {"width": 780, "height": 640}
 SCALE = 1.3
 GAP = 24
 BEGINNING = "JULIET:\nO Romeo,"
-SEED, WORD = 14, " flower"
+SEED, WORD = 14, " father"
 OTHER_SEED = 6
 
 

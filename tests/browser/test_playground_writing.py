@@ -153,6 +153,20 @@ def test_none_of_the_texts_leaves_the_page_as_it_was(playground: Playground) -> 
     assert playground.cards.count() == 0
 
 
+def test_typing_sends_texts_that_wait_to_be_chosen_away(playground: Playground) -> None:
+    playground.write(BEGINNING)
+    playground.page.locator("#texts").select_option("2")
+    playground.text.focus()
+    playground.page.keyboard.press("Control+Enter")
+    playground.cards.first.wait_for()
+    playground.text.focus()
+    playground.page.keyboard.type("and so")
+    assert playground.value == BEGINNING + "and so"
+    assert playground.cards.count() == 0
+    playground.page.keyboard.press("Control+z")
+    assert playground.value == BEGINNING
+
+
 def test_a_seed_of_the_history_replays_its_text(playground: Playground) -> None:
     page = playground.page
     playground.write(BEGINNING)

@@ -4,7 +4,7 @@ import { Alternatives } from "./alternatives.js";
 import { apiKey, json } from "./api.js";
 import { placeMenu, switchAppearance } from "./appearance.js";
 import { Candidates } from "./candidates.js";
-import { paint } from "./colours.js";
+import { paint, supported } from "./colours.js";
 import { Doc } from "./document.js";
 import { offer } from "./examples.js";
 import { drawFigures, drawLegend } from "./figures.js";
@@ -57,7 +57,7 @@ const writer = new Writer({
     parameters.reveal(name);
   },
 });
-const scorer = new Scorer({ doc, model, idle: () => !writer.running });
+const scorer = new Scorer({ doc, model, idle: () => !writer.running, refused: (sentence) => notices.show(sentence) });
 const alternatives = new Alternatives($("alternatives"), surface, (unit, text) => writer.take(unit, text));
 
 /** The document, or what is going on, is another: show it. */
@@ -155,6 +155,7 @@ function setColours(on) {
   colours = on;
   $("colours").setAttribute("aria-pressed", String(on));
   if (!on) alternatives.hide();
+  else if (!supported) notices.show("This browser cannot colour the text; what else could stand in a place is shown all the same.");
   changed();
 }
 

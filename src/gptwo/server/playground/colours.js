@@ -4,7 +4,8 @@
 import { stepOf } from "./tokens.js";
 
 export const STEPS = 7;
-const supported = typeof Highlight === "function" && "highlights" in CSS;
+/** Whether this browser can colour text without an element for each token. */
+export const supported = typeof Highlight === "function" && "highlights" in CSS;
 
 function registered(name, priority) {
   if (!supported) return null;

@@ -23,7 +23,7 @@ export class Scorer {
   #abort = null;
   #done = null; // the text that was scored last, so that nothing is asked twice
 
-  /** parts: {doc, model, idle}: idle() says whether this is a good moment. */
+  /** parts: {doc, model, idle, refused}: idle() says whether this is a good moment, refused(sentence) that there is none. */
   constructor(parts) {
     Object.assign(this, parts);
   }
@@ -56,8 +56,9 @@ export class Scorer {
       this.#done = text;
       const tokens = readLogprobs(data[0], data[0].token_ids);
       this.doc.set(filled(this.doc.state, unitsOf(tokens, text)));
-    } catch {
+    } catch (error) {
       // Colours are a help: where they cannot be had now, the text is shown without, and tried again after a change.
+      if (error.kind === "refused") this.refused(error.message);
     }
   }
 }

@@ -147,6 +147,7 @@ export class Writer {
     this.#abort = abort;
     this.#runs = [];
     this.notices.clear();
+    if (this.candidates.open) this.candidates.hide();
     const base = this.doc.state;
     this.changed();
     try {
