@@ -1,8 +1,8 @@
-"""Draw playground.png, the README's picture of the playground: light, with a token looked at; dark, with texts to choose.
+"""Draw playground.png, the README's picture of the playground: light, a token looked at; dark, texts to choose from.
 
     python docs/images/playground.py
 
-Needs the extras server and dev, Debian's chromium, and a serif font that is good to read (it was drawn with Noto Serif).
+Needs the extras server and dev, Debian's chromium, and a serif font that is good to read (here Noto Serif).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-SIZE = {"width": 780, "height": 640}
+SIZE = {"width": 780, "height": 700}
 SCALE = 1.3
 GAP = 24
 BEGINNING = "JULIET:\nO Romeo,"
@@ -69,7 +69,8 @@ def point_at(page: Page, word: str) -> None:
 def draw(address: str) -> Image.Image:
     """Both pictures side by side."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"])
+        flags = ["--no-sandbox", "--disable-gpu"]
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=flags)
         light = open_page(browser, address, "light", seed=SEED, temperature=0.7, max_tokens=70)
         point_at(light, WORD)
         light.locator("#alternatives").wait_for(state="visible")

@@ -85,15 +85,18 @@ export class Alternatives {
     this.taken(unit, text);
   }
 
-  /** Below the token, or above where there is no room. */
+  /** Below the token, or above where only there is room in the page; over the bar where there is none. */
   #place(unit) {
     const boxes = this.surface.rectangles(unit.start, unit.end);
     const token = boxes.at(-1) ?? this.surface.mirror.getBoundingClientRect();
     const { offsetWidth: width, offsetHeight: height } = this.box;
     const left = Math.max(8, Math.min(token.left - 14, window.innerWidth - width - 8));
     const below = token.bottom + 5;
-    const fits = below + height < window.innerHeight - 8;
-    const top = fits ? below : Math.max(8, token.top - height - 5);
+    const view = this.surface.scroll.getBoundingClientRect();
+    const above = token.top - height - 5;
+    const fitsPage = below + height <= view.bottom;
+    const fitsWindow = below + height <= window.innerHeight - 8;
+    const top = fitsPage || (fitsWindow && above < view.top) ? below : Math.max(8, above);
     this.box.style.left = `${left}px`;
     this.box.style.top = `${top}px`;
   }

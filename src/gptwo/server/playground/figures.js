@@ -9,7 +9,7 @@ export function drawFigures(box, { speed, seed, keptSeed, seedTaken }) {
   if (speed.tokens > 0) {
     if (speed.perSecond !== null) parts.push(figure(rate(speed.perSecond), " tokens/s"));
     parts.push(figure(duration(speed.first), " to the first"));
-    parts.push(make("span", {}, plural(speed.tokens, "token")));
+    parts.push(make("span", { class: "count" }, plural(speed.tokens, "token")));
   }
   if (seed !== null) {
     const kept = keptSeed !== null;
