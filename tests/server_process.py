@@ -129,9 +129,10 @@ def head(path: str, *headers: str) -> bytes:
     return "\r\n".join(lines).encode()
 
 
-def command(*arguments: str) -> list[str]:
-    """The command line of a server."""
-    return [sys.executable, "-m", "gptwo", "serve", *arguments]
+def command(*arguments: str, before: str = "") -> list[str]:
+    """The command line of a server. before: Python that it runs first."""
+    program = f"import sys\n{before}\nfrom gptwo.cli import main\nsys.exit(main(sys.argv[1:]))"
+    return [sys.executable, "-c", program, "serve", *arguments]
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -141,11 +142,11 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 @contextmanager
-def running_server(*arguments: str, ready: bool = True, **variables: str) -> Iterator[Server]:
+def running_server(*arguments: str, ready: bool = True, before: str = "", **variables: str) -> Iterator[Server]:
     """A server on a free port, with its model loaded if `ready`; killed at the end if it still runs."""
     with tempfile.NamedTemporaryFile("w+", encoding="utf-8") as log:
         process = subprocess.Popen(
-            command("--port", "0", *arguments),
+            command("--port", "0", *arguments, before=before),
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,

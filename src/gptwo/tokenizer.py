@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 END_OF_TEXT = "<|endoftext|>"
 READS = "gptwo reads byte-level BPE (GPT-2's kind) and its own character tokenizers"
+LONG_TEXT = (
+    2048  # characters; encoding more takes milliseconds, in which the library lets other threads run only if asked
+)
 _NO_TOKEN = "<unk>"  # WordLevel wants a name for what it doesn't know; no vocabulary of ours holds it
 
 
@@ -286,8 +289,12 @@ class Tokenizer:
                 self._explain(text)
         if self._missing and self._characters is None:
             self._check_bytes(text)
+        encoder = self._marked if allow_special else self._plain
         try:
-            encoding = (self._marked if allow_special else self._plain).encode(text, add_special_tokens=False)
+            if len(text) > LONG_TEXT:
+                (encoding,) = encoder.encode_batch_fast([text], add_special_tokens=False)
+            else:
+                encoding = encoder.encode(text, add_special_tokens=False)
         except Exception as error:  # noqa: BLE001 - the library raises bare Exceptions
             self._explain(text, error)
         return list(encoding.ids)

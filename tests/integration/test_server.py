@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -169,6 +170,16 @@ def test_many_clients_get_what_each_would_get_alone(server: Server, lm: Language
         params = gptwo.SamplingParams(max_tokens=5 + seed % 13, seed=seed)
         assert text == lm.generate(PROMPT[: 4 + seed % 11], params).text
     server.wait_for("gptwo_num_requests_running", 0)
+
+
+def test_the_python_of_the_documentation_runs(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "server.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    code = code.replace("http://127.0.0.1:8000", server.url).replace('"none"', repr(KEY))
+    names: dict[str, Any] = {}
+    exec(compile(code, "server.md", "exec"), names)
+    names["client"].close()
+    assert capsys.readouterr().out.strip()
 
 
 # ---- lm-eval's local-completions

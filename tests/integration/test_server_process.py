@@ -7,8 +7,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,13 +83,8 @@ def test_a_wrong_flag_or_variable_is_wrong_usage() -> None:
 
 
 def test_without_the_extra_it_says_what_to_install() -> None:
-    program = (
-        "import sys; sys.modules['fastapi'] = None; from gptwo.cli import main\n"
-        "sys.exit(main(['serve', '--port', '0']))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, timeout=SECONDS, check=False
-    )
+    without = command("--port", "0", before="sys.modules['fastapi'] = None")
+    done = subprocess.run(without, env=environment(), capture_output=True, text=True, timeout=SECONDS, check=False)
     assert done.returncode == 1
     assert done.stderr == "gptwo: serving needs fastapi: pip install 'gptwo[server]'\n"
 
@@ -291,7 +284,15 @@ def test_a_client_that_does_not_read_cannot_hold_up_the_end() -> None:
         lazy.close()
 
 
-def test_it_ends_while_it_loads(tmp_path: Path) -> None:
-    with running_server("shakespeare", ready=False) as server:
-        threading.Event().wait(0)
+def test_it_ends_while_it_loads() -> None:
+    endless = "import threading, gptwo.server.service as s; s.open_model = lambda **_: threading.Event().wait()"
+    with running_server(before=endless, ready=False) as server:
+        status, answer = server.get("/health")
+        assert (status, answer["status"]) == (503, "loading")
+        assert server.get("/version")[0] == 200
+        connection = server.connect()
+        connection.post("/v1/completions", SHORT)
+        status, headers = connection.status()
+        assert status == 503
+        assert int(headers["retry-after"]) >= 1
         assert server.end() == 0

@@ -470,6 +470,23 @@ def test_metrics_are_what_prometheus_reads(app: App) -> None:
     assert 'gptwo_requests_total{model_name="shakespeare"' in response.text
 
 
+def test_every_request_is_counted_once_by_what_became_of_it() -> None:
+    with running_app() as app:
+
+        def counts() -> dict[str, int]:
+            lines = re.findall(r'gptwo_requests_total\{.*outcome="(\w+)"\} (\S+)', app.get("/metrics").text)
+            return {name: int(float(value)) for name, value in lines if float(value)}
+
+        app.complete(prompt="we", max_tokens=1, ignore_eos=True)
+        assert counts() == {"length": 1}
+        for body in ({"prompt": "we", "n": 0}, {"prompt": "we", "max_tokens": 999}, {}, {"prompt": "a" * 2_000_000}):
+            assert app.post("/v1/completions", body).status_code >= 400
+        assert counts() == {"length": 1, "invalid": 4}
+        app.service.begin_drain()
+        assert_error(app.post("/v1/completions", {"prompt": "we"}), 503)
+        assert counts() == {"length": 1, "invalid": 4, "draining": 1}
+
+
 def test_the_description_names_every_address_and_field(app: App) -> None:
     schema = app.get("/openapi.json").json()
     assert {"/v1/completions", "/v1/score", "/tokenize", "/detokenize", *EVERY_PATH} - {"/docs", "/openapi.json"} <= {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import re
+from pathlib import Path
 from typing import Any
 
 import click
@@ -130,3 +132,11 @@ def test_the_described_ranges_are_those_that_are_checked(name: str) -> None:
             SamplingParams(**{**room, name: schema[bound]})
             with pytest.raises(InvalidRequestError):
                 SamplingParams(**{**room, name: schema[bound] + beyond})
+
+
+def test_the_documentation_names_what_there_is() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "server.md").read_text(encoding="utf-8")
+    known = {name for option in serve.command.params for name in option.opts} | {"--help"}
+    assert {*re.findall(r"--[a-z][a-z-]+", text)} <= known
+    limits = {f"--{name.replace('_', '-')}" for name in serve.SECTIONS["Limits"]}
+    assert limits <= {*re.findall(r"--[a-z][a-z-]+", text)}

@@ -19,7 +19,8 @@ from gptwo.options import shown
 from gptwo.server.bodies import Linger
 from gptwo.server.completions import create_completion
 from gptwo.server.description import body_schema, describe, docs_page
-from gptwo.server.failures import body_of, json_response, response_to, status_of
+from gptwo.server.failures import body_of, response_to, status_of
+from gptwo.server.json_answers import json_response
 from gptwo.server.keys import ApiKeys, KeyGuard
 from gptwo.server.log import RequestLog, record_of
 from gptwo.server.pages import add_playground

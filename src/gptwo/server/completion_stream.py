@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 from gptwo.engine import Completion, Piece
@@ -28,6 +28,7 @@ async def completion_events(asked: Asked, runner: Runner, fields: dict[str, Any]
         scores = [await ticket.completion() for ticket in tickets[: len(scoring)]]
         for data in stream.prompts(scores):
             yield data
+            await asyncio.sleep(0)  # a long prompt takes milliseconds
         async with contextlib.aclosing(_merged(tickets[len(scoring) :])) as items:
             async for number, item in items:
                 data = stream.piece(number, item)
@@ -51,15 +52,11 @@ class _Stream:
         self.tokens = 0
         fields["completion_tokens"] = 0
 
-    def prompts(self, scores: Sequence[Completion]) -> list[bytes]:
+    def prompts(self, scores: Sequence[Completion]) -> Iterator[bytes]:
         """The prompts, where they are given back: one event for each choice. scores: their log-probabilities."""
-        if not self._asked.body.echo:
-            return []
-        return [
-            self._echo(number * self._asked.n + index, prompt, scores[number] if scores else None)
-            for number, prompt in enumerate(self._asked.prompts)
-            for index in range(self._asked.n)
-        ]
+        for number, prompt in enumerate(self._asked.prompts if self._asked.body.echo else ()):
+            for index in range(self._asked.n):
+                yield self._echo(number * self._asked.n + index, prompt, scores[number] if scores else None)
 
     def piece(self, number: int, piece: Piece) -> bytes:
         """What a piece of prompt `number`'s answer adds; nothing if that is nothing."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
@@ -12,7 +12,7 @@ from gptwo.engine import Choice, Completion, TokenLogprob
 from gptwo.server.asked import Asked, PromptAsked, ask, fewer
 from gptwo.server.bodies import read_body
 from gptwo.server.completion_stream import completion_events
-from gptwo.server.failures import json_response
+from gptwo.server.json_answers import json_bytes, with_list
 from gptwo.server.log import record_of
 from gptwo.server.logprobs import Described, vllm_prompt_logprobs
 from gptwo.server.runner import Runner
@@ -22,10 +22,11 @@ from gptwo.server.sse import EventStream, unless_gone
 
 async def create_completion(service: Service, http: HttpRequest) -> Response:
     """Answer a request to continue prompts."""
-    settings, runner = service.settings, service.runner
-    data = await read_body(http, most=settings.max_body, timeout=settings.body_timeout)
-    fields = record_of(http.scope)
-    asked = await service.prepare(ask, service, runner, data)
+    settings, fields = service.settings, record_of(http.scope)
+    with service.counting_refusals():
+        runner = service.runner
+        data = await read_body(http, most=settings.max_body, timeout=settings.body_timeout)
+        asked = await service.prepare(ask, service, runner, data)
     fields |= {"id": asked.head["id"], "prompts": len(asked.prompts), "stream": bool(asked.body.stream)}
     fields["prompt_tokens"] = asked.usage(0)["prompt_tokens"]
     if settings.log_prompts:
@@ -36,25 +37,32 @@ async def create_completion(service: Service, http: HttpRequest) -> Response:
             keep_alive=settings.keep_alive_interval,
             on_error=lambda error: fields.update(error=type(error).__name__),
         )
-    return json_response(await unless_gone(http.receive, _answer(asked, runner, fields)))
+    content = await unless_gone(http.receive, _answer(asked, service, runner, fields))
+    return Response(content, media_type="application/json")
 
 
-async def _answer(asked: Asked, runner: Runner, fields: dict[str, Any]) -> dict[str, Any]:
+async def _answer(asked: Asked, service: Service, runner: Runner, fields: dict[str, Any]) -> bytes:
     with submitted(runner, [prompt.request for prompt in asked.prompts]) as tickets:
         completions = [await ticket.completion() for ticket in tickets]
-    choices = [
+    tokens = sum(len(choice.token_ids) for completion in completions for choice in completion.choices)
+    fields["completion_tokens"] = tokens
+    if asked.logprobs is None and asked.body.prompt_logprobs is None:
+        return _written(asked, completions, tokens)
+    return await service.in_thread(_written, asked, completions, tokens)  # they may be many
+
+
+def _written(asked: Asked, completions: Sequence[Completion], tokens: int) -> bytes:
+    """The answer's JSON, choice by choice, since other threads wait while one piece is written."""
+    choices = (
         choice
         for number, (prompt, completion) in enumerate(zip(asked.prompts, completions, strict=True))
         for choice in _choices(asked, number, prompt, completion)
-    ]
-    tokens = sum(len(choice.token_ids) for completion in completions for choice in completion.choices)
-    fields["completion_tokens"] = tokens
-    return {**asked.head, "choices": choices, "usage": asked.usage(tokens)}
+    )
+    return with_list(asked.head, "choices", map(json_bytes, choices), usage=asked.usage(tokens))
 
 
-def _choices(asked: Asked, number: int, prompt: PromptAsked, completion: Completion) -> list[dict[str, Any]]:
+def _choices(asked: Asked, number: int, prompt: PromptAsked, completion: Completion) -> Iterator[dict[str, Any]]:
     known = completion.prompt_logprobs or ()
-    shown = []
     for choice in completion.choices:
         value = {
             "index": number * asked.n + choice.index,
@@ -68,8 +76,7 @@ def _choices(asked: Asked, number: int, prompt: PromptAsked, completion: Complet
         if asked.body.return_token_ids:
             value["token_ids"] = choice.token_ids
             value["prompt_token_ids"] = completion.prompt_token_ids
-        shown.append(value)
-    return shown
+        yield value
 
 
 def _choice_logprobs(

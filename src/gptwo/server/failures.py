@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -18,6 +16,7 @@ from gptwo.errors import (
     ModelNotFoundError,
     TokenizerError,
 )
+from gptwo.server.json_answers import json_response
 
 # Where the class does not say it already.
 _TYPES = {429: "rate_limit_error", 503: "service_unavailable"}
@@ -66,9 +65,3 @@ def response_to(error: BaseException, **more: Any) -> Response:
     if isinstance(error, AuthenticationError):
         headers["WWW-Authenticate"] = "Bearer"
     return json_response({**more, **body_of(error)}, status_of(error), headers)
-
-
-def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """A value as JSON, without NaN and the like, which JSON does not have."""
-    content = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    return Response(content, status, dict(headers or {}), "application/json")

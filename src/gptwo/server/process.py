@@ -50,6 +50,7 @@ def serve(
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # who the client is changes nothing here
         lifespan="on",
         ws="none",
         backlog=BACKLOG,

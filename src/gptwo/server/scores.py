@@ -17,7 +17,7 @@ from gptwo.errors import InvalidRequestError
 from gptwo.sampling import SamplingParams
 from gptwo.scoring import make_score, windows
 from gptwo.server.bodies import parse, read_body
-from gptwo.server.failures import json_response
+from gptwo.server.json_answers import json_bytes, with_list
 from gptwo.server.log import record_of
 from gptwo.server.logprobs import LogprobLists, prompt_tokens
 from gptwo.server.parameters import prompts_of
@@ -51,14 +51,15 @@ class Asked:
 
 async def create_score(service: Service, http: HttpRequest) -> Response:
     """Answer a request for scores."""
-    settings, runner = service.settings, service.runner
-    data = await read_body(http, most=settings.max_body, timeout=settings.body_timeout)
-    asked = await service.prepare(_ask, service, runner, data)
-    fields = record_of(http.scope)
+    settings, fields = service.settings, record_of(http.scope)
+    with service.counting_refusals():
+        runner = service.runner
+        data = await read_body(http, most=settings.max_body, timeout=settings.body_timeout)
+        asked = await service.prepare(_ask, service, runner, data)
     fields |= {"texts": len(asked.texts), "prompt_tokens": sum(map(len, asked.texts))}
     if settings.log_prompts:
         fields["input"] = asked.body.input
-    return json_response(await unless_gone(http.receive, _answer(asked, runner)))
+    return Response(await unless_gone(http.receive, _answer(asked, service, runner)), media_type="application/json")
 
 
 def _ask(service: Service, runner: Runner, data: bytes) -> Asked:
@@ -83,7 +84,7 @@ def _ask(service: Service, runner: Runner, data: bytes) -> Asked:
     return Asked(body, name, texts, parts)
 
 
-async def _answer(asked: Asked, runner: Runner) -> dict[str, Any]:
+async def _answer(asked: Asked, service: Service, runner: Runner) -> bytes:
     parts = itertools.chain.from_iterable(asked.parts)
     known: list[list[TokenLogprob | None]] = []
     while group := list(itertools.islice(parts, AT_ONCE)):
@@ -92,14 +93,20 @@ async def _answer(asked: Asked, runner: Runner) -> dict[str, Any]:
                 scored = (await ticket.completion()).prompt_logprobs
                 assert scored is not None
                 known.append(list(scored[len(scored) - part.fresh :]))
+    return await service.in_thread(_written, asked, runner, known)  # they may be many
+
+
+def _written(asked: Asked, runner: Runner, known: list[list[TokenLogprob | None]]) -> bytes:
+    """The answer's JSON, text by text, since other threads wait while one piece is written."""
     pieces = iter(known)
-    data = []
+    data: list[bytes] = []
     for index, (ids, own) in enumerate(zip(asked.texts, asked.parts, strict=True)):
         logprobs: list[TokenLogprob | None] = [None, *itertools.chain.from_iterable(itertools.islice(pieces, len(own)))]
-        data.append(_score(asked, runner, index, ids, logprobs))
+        data.append(json_bytes(_score(asked, runner, index, ids, logprobs)))
     count = sum(map(len, asked.texts))
     usage = {"prompt_tokens": count, "completion_tokens": 0, "total_tokens": count}
-    return {"id": f"score-{uuid.uuid4().hex}", "object": "list", "model": asked.name, "data": data, "usage": usage}
+    head = {"id": f"score-{uuid.uuid4().hex}", "object": "list", "model": asked.name}
+    return with_list(head, "data", data, usage=usage)
 
 
 def _score(

@@ -98,10 +98,24 @@ class Service:
             raise QueueFullError(f"{self._preparing} requests wait to be read; ask again in a moment")
         self._preparing += 1
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._preparers, lambda: work(*args, **kwargs))
+            return await self.in_thread(work, *args, **kwargs)
         finally:
             self._preparing -= 1
+
+    async def in_thread(
+        self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> Result:
+        """Run `work`, however much waits, on one of those threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._preparers, lambda: work(*args, **kwargs))
+
+    @contextmanager
+    def counting_refusals(self) -> Iterator[None]:
+        """Count the requests that fail within this block, before the runner, which counts its own, hears of them."""
+        try:
+            yield
+        except GptwoError as error:
+            self.metrics.refused(error)
+            raise
 
     async def start(self) -> None:
         """Begin to load the model, or take the one that was given."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
@@ -13,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from gptwo.errors import GptwoError
 from gptwo.server.failures import body_of
+from gptwo.server.json_answers import json_bytes
 
 Result = TypeVar("Result")
 
@@ -27,7 +27,7 @@ class ClientGoneError(Exception):
 
 def event(value: Mapping[str, Any]) -> bytes:
     """One event with JSON in it."""
-    return b"data: " + json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + json_bytes(value) + b"\n\n"
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:

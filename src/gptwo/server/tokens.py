@@ -12,7 +12,7 @@ from gptwo.engine.request import check_token_ids
 from gptwo.errors import InvalidRequestError
 from gptwo.options import shown
 from gptwo.server.bodies import parse, read_body
-from gptwo.server.failures import json_response
+from gptwo.server.json_answers import json_response
 from gptwo.server.logprobs import token_name
 from gptwo.server.runner import Runner
 from gptwo.server.schemas import DetokenizeRequest, TokenizeRequest

@@ -1,0 +1,28 @@
+"""Answers as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pydantic_core
+from starlette.responses import Response
+
+
+def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A value as JSON."""
+    return Response(json_bytes(value), status, dict(headers or {}), "application/json")
+
+
+def json_bytes(value: Any) -> bytes:
+    """A value as JSON in UTF-8. What JSON has no number for becomes null."""
+    return pydantic_core.to_json(value, inf_nan_mode="null")
+
+
+def with_list(head: Mapping[str, Any], name: str, items: Iterable[bytes], **rest: Any) -> bytes:
+    """The JSON of `head` with a list that is written already, and more behind it.
+
+    Example: with_list({"a": 1}, "b", [b"2", b"3"], c=4) == b'{"a":1,"b":[2,3],"c":4}'
+    """
+    first, last = json_bytes(head)[:-1], json_bytes(rest)[1:]
+    return first + b',"' + name.encode() + b'":[' + b",".join(items) + b"]," + last
