@@ -54,6 +54,12 @@ class Server:
         assert found, name
         return sum(float(line.rpartition(" ")[2]) for line in found)
 
+    def resident(self) -> int:
+        """Bytes of memory that the process holds."""
+        with open(f"/proc/{self.process.pid}/status") as file:
+            (line,) = [line for line in file if line.startswith("VmRSS:")]
+        return 1024 * int(line.split()[1])
+
     def wait_for(self, name: str, value: float) -> None:
         """Wait until a metric has a value."""
         end = time.monotonic() + SECONDS

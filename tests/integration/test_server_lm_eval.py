@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from served import Served
+from server_process import running_server
 
 import gptwo
 
@@ -68,7 +68,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
     (directory / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     for name, task in TASKS.items():
         (directory / f"{name}.yaml").write_text(task.format(data=directory))
-    with Served("shakespeare") as server:
+    with running_server("shakespeare") as server:
         settings = f"model=shakespeare,base_url={server.url}/v1/completions,tokenizer_backend=remote,max_length=256"
         arguments = ["--model", "local-completions", "--model_args", settings, "--include_path", str(directory)]
         arguments += ["--tasks", ",".join(TASKS), "--log_samples", "--output_path", str(directory / "out")]

@@ -8,13 +8,12 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from served import Served
+from server_process import Server, running_server
 
 import gptwo
 from gptwo.bench.server.client import Connection
 from gptwo.bench.server.load import Load, Result, percentile, put_load
 
-pytest.importorskip("uvicorn", reason="a server needs the extra `server`")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 # Lengths from a word to most of the context of 256, so that long prompts come between short ones.
@@ -30,9 +29,9 @@ MIXED = Load(
 
 
 @pytest.fixture
-def server() -> Iterator[Served]:
-    with Served("shakespeare", "--max-queue", "1000", "--prefix-blocks", "100") as served:
-        yield served
+def server() -> Iterator[Server]:
+    with running_server("shakespeare", "--max-queue", "1000", "--prefix-blocks", "100", GPTWO_THREADS="2") as started:
+        yield started
 
 
 def assert_right(result: Result) -> None:
@@ -61,7 +60,7 @@ def report(name: str, result: Result) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_every_answer_is_the_one_made_alone_and_nothing_remains(server: Served, stream: bool) -> None:
+def test_every_answer_is_the_one_made_alone_and_nothing_remains(server: Server, stream: bool) -> None:
     load = Load(**{**vars(MIXED), "stream": stream})
     asyncio.run(put_load(server.url, Load(**{**vars(load), "requests": 400, "seed": 1})))
     before = server.resident()
@@ -71,19 +70,18 @@ def test_every_answer_is_the_one_made_alone_and_nothing_remains(server: Served, 
     assert [(answer.status, answer.problem) for answer in result.failed] == []
     assert len(result.answered) > 1700
     assert_right(result)
-    while server.metric("gptwo_num_requests_running") + server.metric("gptwo_num_requests_waiting"):
-        assert server.process.poll() is None  # those who left last are about to be let go
+    server.wait_for("gptwo_num_requests_running", 0)  # those who left last are about to be let go
     assert server.metric("gptwo_kv_cache_blocks") == server.metric("gptwo_prefix_cache_blocks")
     assert server.resident() < before + 30e6
-    assert "Traceback" not in server.end()
-    assert server.process.returncode == 0
+    assert server.end() == 0
+    assert "Traceback" not in server.log
 
 
-def test_when_it_is_told_to_end_under_load_every_connection_ends_properly(server: Served) -> None:
+def test_when_it_is_told_to_end_under_load_every_connection_ends_properly(server: Server) -> None:
     async def run() -> Result:
         loading = asyncio.create_task(put_load(server.url, Load(**{**vars(MIXED), "leaving": 0.0})))
         watch = Connection(server.url)
-        while (await watch.get("/v1/models")).status == 200 and server.metric("gptwo_generation_tokens") < 3000:
+        while (await watch.get("/v1/models")).status == 200 and server.metric("gptwo_generation_tokens_total") < 3000:
             await asyncio.sleep(0.05)
         os.kill(server.process.pid, signal.SIGTERM)
         await watch.close()
