@@ -20,7 +20,8 @@ VIEWPORT: ViewportSize = {"width": 1000, "height": 700}
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
-@pytest.fixture(scope="session")
+# Not for the session: while it runs, Playwright has an event loop in this thread, where other tests start their own.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """A headless Chromium with a profile of its own."""
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright, which the extra dev has")
@@ -32,7 +33,7 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(browser: Browser) -> Iterator[str]:
     """The address of `gptwo serve shakespeare`."""
     pytest.importorskip("fastapi", reason="needs the extra server")
@@ -85,9 +86,9 @@ class Visitor:
             self.faults.append(text)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def visitor(browser: Browser, server: str) -> Iterator[Visitor]:
-    """One for all tests, who forgets everything between them: another browser window each time would take longer."""
+    """One for all tests of a file, who forgets everything between them: another browser window each time would take longer."""
     visitor = Visitor(browser, server)
     yield visitor
     visitor.context.close()

@@ -106,7 +106,7 @@ def test_packing_again_replaces_what_was_packed(
     for weights in ("int8", "bf16"):
         code, _, _ = run(capsys, "quantize", tiny_checkpoint, tmp_path / "out", "--weights", weights, "--no-report")
         assert code == 0
-    assert gptwo.load(tmp_path / "out")._decoder.weights == "bf16"
+    assert gptwo.load(tmp_path / "out")._model.decoder.weights == "bf16"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
