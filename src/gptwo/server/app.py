@@ -57,6 +57,7 @@ def create_app(settings: ServerSettings | None = None, *, model: OpenModel | Non
         description="OpenAI's completions from a GPT-2, with vLLM's additions; scores and tokens beside them.",
         docs_url=None,  # FastAPI's page loads its parts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # such an answer would name whatever host the request does
         lifespan=lifespan,
     )
     app.state.service = service

@@ -20,6 +20,7 @@ from gptwo.errors import ServerError, one_line
 from gptwo.server.app import create_app
 from gptwo.server.keys import ApiKeys
 from gptwo.server.log import configure_logging, note
+from gptwo.server.protocol import Protocol
 from gptwo.server.service import Service
 from gptwo.server.settings import ServerSettings
 
@@ -43,6 +44,7 @@ def serve(
     configure_logging(settings.log_level, settings.log_format)
     app = create_app(settings)
     service: Service = app.state.service
+    _allow_more_files()
     listeners = list(sockets) if sockets else listen(settings.host, settings.port)
     _warn_if_open(settings)
     config = uvicorn.Config(
@@ -52,6 +54,7 @@ def serve(
         server_header=False,
         proxy_headers=False,  # who the client is changes nothing here
         lifespan="on",
+        http=Protocol,
         ws="none",
         backlog=BACKLOG,
         timeout_keep_alive=IDLE_CONNECTION,
@@ -122,7 +125,10 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            self._announce()
+            try:
+                self._announce()
+            except OSError as error:  # whoever reads standard output, or its disk, is no reason not to serve
+                note(logging.WARNING, "the address cannot be written to standard output", error=error.strerror)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -160,6 +166,15 @@ class _Server(uvicorn.Server):
 
     def _fail(self) -> None:
         self.should_exit = True
+
+
+def _allow_more_files() -> None:
+    """Each connection is an open file; take as many as this process may have."""
+    with contextlib.suppress(ImportError, OSError, ValueError):  # Windows has no such limit
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _warn_if_open(settings: ServerSettings) -> None:
