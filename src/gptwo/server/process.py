@@ -26,6 +26,8 @@ from gptwo.server.settings import ServerSettings
 
 # After the drain: seconds for clients that read slowly to take what is theirs.
 LAST_WORDS = 5
+# How long a thread that reads or writes long texts may keep the event loop waiting, each time: a fifth of the usual.
+SWITCH_SECONDS = 0.001
 BACKLOG = 2048
 IDLE_CONNECTION = 75  # seconds without a request; longer than what proxies keep theirs open for
 
@@ -42,11 +44,17 @@ def serve(
     listens. Raises ServerError for an address that cannot be used, and whatever kept the model from being loaded.
     """
     configure_logging(settings.log_level, settings.log_format)
-    app = create_app(settings)
-    service: Service = app.state.service
     _allow_more_files()
     listeners = list(sockets) if sockets else listen(settings.host, settings.port)
+    try:
+        app = create_app(settings, local=all(map(is_local, listeners)))
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    service: Service = app.state.service
     _warn_if_open(settings)
+    sys.setswitchinterval(SWITCH_SECONDS)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -110,6 +118,13 @@ def address_of(listener: socket.socket) -> str:
         return str(listener.getsockname())
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def is_local(listener: socket.socket) -> bool:
+    """Whether only this machine can reach it."""
+    if listener.family not in (socket.AF_INET, socket.AF_INET6):
+        return True
+    return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
 class _Server(uvicorn.Server):
