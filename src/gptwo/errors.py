@@ -8,7 +8,9 @@ was wrong, where, and what to do.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, TypeVar, cast
+
+Kind = TypeVar("Kind", bound=Exception)
 
 
 class GptwoError(Exception):
@@ -179,3 +181,10 @@ class BackendWarning(UserWarning):
 def one_line(error: object, longest: int = 160) -> str:
     """What another library's error says, on one line and cut short, to be quoted in an error of ours."""
     return " ".join(str(error).split())[:longest]
+
+
+def class_named(name: str, otherwise: type[Kind]) -> type[Kind]:
+    """The error or warning of this module that another process named; `otherwise` if it is none of that kind."""
+    base = GptwoError if issubclass(otherwise, GptwoError) else Warning
+    found = globals().get(name)
+    return cast("type[Kind]", found) if isinstance(found, type) and issubclass(found, base) else otherwise

@@ -28,3 +28,23 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def only_holder(path: Path) -> Iterator[None]:
+    """Hold a file, made if need be, that one process can hold at a time; it is let go when the process ends, however.
+
+    Raises BlockingIOError if another has it, OSError if it cannot be written. Where there are no such locks (Windows,
+    some network drives) everyone has it.
+    """
+    with path.open("a") as lock:
+        with contextlib.suppress(ImportError):
+            import fcntl
+
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise
+            except OSError:
+                pass
+        yield

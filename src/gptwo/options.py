@@ -67,36 +67,52 @@ def field_help(cls: Any) -> dict[str, str]:
     return {field.name: field.metadata["help"] for field in dataclasses.fields(cls)}
 
 
-def integer(minimum: int, maximum: int = LARGEST_INTEGER, *, optional: bool = False) -> Check:
-    """An integer from minimum to maximum, or None where that is allowed."""
-    expected = f"an integer from {minimum} to {maximum}" + (" or none" if optional else "")
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """The check of a number, and the bounds themselves, for whoever explains a parameter."""
 
-    def check(name: str, value: Any) -> int | None:
-        if value is None and optional:
+    minimum: float
+    maximum: float
+    whole: bool = False
+    """Integers only."""
+    optional: bool = False
+    """None is allowed too."""
+    above_minimum: bool = False
+    """The minimum itself is not allowed."""
+
+    def __call__(self, name: str, value: Any) -> int | float | None:
+        """The number, or an InvalidRequestError that says what was expected."""
+        if value is None and self.optional:
             return None
-        if not is_integer(value) or not minimum <= value <= maximum:
-            refuse(name, value, expected)
-        return int(value)
-
-    return check
-
-
-def number(minimum: float, maximum: float = math.inf, *, above_minimum: bool = False, optional: bool = False) -> Check:
-    """A finite number from minimum (or, with above_minimum, from more than that) to maximum, as float."""
-    lower = f"more than {minimum:g}" if above_minimum else f"{minimum:g}"
-    upper = " or more" if maximum == math.inf else f" to {maximum:g}"
-    kind = "a finite number" if maximum == math.inf else "a number"
-    expected = f"{kind}, {lower}{upper}" + (", or none" if optional else "")
-
-    def check(name: str, value: Any) -> float | None:
-        if value is None and optional:
-            return None
+        if self.whole:
+            if not is_integer(value) or not self.minimum <= value <= self.maximum:
+                refuse(name, value, self._expected())
+            return int(value)
         amount = finite(value)
-        if amount is None or not minimum <= amount <= maximum or (above_minimum and amount == minimum):
-            refuse(name, value, expected)
+        if amount is None or not self.minimum <= amount <= self.maximum or self._is_excluded(amount):
+            refuse(name, value, self._expected())
         return amount
 
-    return check
+    def _is_excluded(self, amount: float) -> bool:
+        return self.above_minimum and amount == self.minimum
+
+    def _expected(self) -> str:
+        if self.whole:
+            return f"an integer from {self.minimum} to {self.maximum}" + (" or none" if self.optional else "")
+        lower = f"more than {self.minimum:g}" if self.above_minimum else f"{self.minimum:g}"
+        upper = " or more" if self.maximum == math.inf else f" to {self.maximum:g}"
+        kind = "a finite number" if self.maximum == math.inf else "a number"
+        return f"{kind}, {lower}{upper}" + (", or none" if self.optional else "")
+
+
+def integer(minimum: int, maximum: int = LARGEST_INTEGER, *, optional: bool = False) -> Bounds:
+    """An integer from minimum to maximum, or None where that is allowed."""
+    return Bounds(minimum, maximum, whole=True, optional=optional)
+
+
+def number(minimum: float, maximum: float = math.inf, *, above_minimum: bool = False, optional: bool = False) -> Bounds:
+    """A finite number from minimum (or, with above_minimum, from more than that) to maximum, as float."""
+    return Bounds(minimum, maximum, optional=optional, above_minimum=above_minimum)
 
 
 def boolean(name: str, value: Any) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from server_process import running_server
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -17,6 +19,8 @@ GPTWO = Path(sys.executable).with_name("gptwo")
 # The blocks of the README by language. A command whose line ends in this remark needs what isn't here.
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
 NEEDS = ("# needs the hub",)
+SERVES = "# runs until Ctrl-C"
+NEEDS_A_SERVER = "# a server runs"
 
 
 def commands(block: str) -> list[str]:
@@ -26,7 +30,7 @@ def commands(block: str) -> list[str]:
 
 
 def runs_here(command: str) -> bool:
-    return "gptwo " in command and not command.startswith("make ") and not command.endswith(NEEDS)
+    return "gptwo " in command and not command.startswith("make ") and not command.endswith((*NEEDS, SERVES))
 
 
 SHELL = [commands(body) for language, body in BLOCKS if language == "sh"]
@@ -53,11 +57,26 @@ def test_the_commands_of_the_readme_run_one_after_another(block: list[str], tmp_
 
 
 def test_the_python_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    blocks = [body for language, body in BLOCKS if language == "python"]
+    blocks = [body for language, body in BLOCKS if language == "python" and NEEDS_A_SERVER not in body]
     assert blocks
     for body in blocks:
         exec(compile(body, "README.md", "exec"), {"__name__": "readme"})
     assert capsys.readouterr().out
+
+
+def test_the_server_of_the_readme_answers_its_python_and_ends_with_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
+    (command,) = [command for block in SHELL for command in block if command.endswith(SERVES)]
+    bodies = [body for language, body in BLOCKS if language == "python" and NEEDS_A_SERVER in body]
+    assert bodies
+    program, *arguments = shlex.split(command.removesuffix(SERVES))
+    assert (program, arguments[-2:]) == ("gptwo", ["--port", "8000"])
+    arguments[-1] = "0"  # another may have that one here
+    with running_server(*arguments[1:]) as server:
+        for body in bodies:
+            here = body.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}")
+            exec(compile(here, "README.md", "exec"), {"__name__": "readme"})
+        assert capsys.readouterr().out.strip()
+        assert server.end(signal.SIGINT) == 0
 
 
 def test_every_place_in_the_tree_of_the_readme_exists() -> None:

@@ -49,6 +49,7 @@ NEEDS_TORCH_IN_FUNCTIONS = {"checkpoint.torch_pickle", "cli.train"}
 
 # What only some of the installations have.
 EXTRAS = {"torch", "transformers", "tiktoken", "fastapi", "uvicorn", "ray", "onnx", "matplotlib", "llguidance"} | {
+    "pyarrow",
     "starlette",
     "pydantic",
     "pydantic_core",
@@ -57,7 +58,7 @@ EXTRAS = {"torch", "transformers", "tiktoken", "fastapi", "uvicorn", "ray", "onn
 
 # The modules of the server that need none of it; the others are imported by `gptwo serve` when it starts.
 WITHOUT_EXTRAS = {"server"} | {
-    f"server.{name}" for name in ("settings", "runner", "engine_thread", "observer", "ticket", "metrics")
+    f"server.{name}" for name in ("settings", "logprobs", "runner", "engine_thread", "observer", "ticket", "metrics")
 }
 
 

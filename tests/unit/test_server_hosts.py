@@ -8,8 +8,8 @@ import socket
 import pytest
 from server_tools import toy_model
 
+from gptwo.server.address import is_local, listen
 from gptwo.server.app import create_app
-from gptwo.server.process import is_local, listen
 from gptwo.server.settings import ServerSettings
 
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "top": ("gptwo.cli.top", "Show the likeliest next tokens after each prompt."),
     "score": ("gptwo.cli.score", "Measure how well a model predicts a text."),
     "serve": ("gptwo.cli.serve", "Serve a model to OpenAI's clients and the browser."),
+    "batch": ("gptwo.cli.batch", "Answer a file of prompts; it goes on after any interruption."),
     "quantize": ("gptwo.cli.quantize", "Pack a model's weights: smaller and faster."),
     "bench": ("gptwo.cli.bench", "Measure speed: ours, step by step, and other engines."),
     "prepare": ("gptwo.cli.prepare", "Turn texts into data for training."),

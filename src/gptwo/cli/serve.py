@@ -14,7 +14,7 @@ from gptwo.server.settings import ServerSettings
 
 PREFIX = "GPTWO_"
 SECTIONS = {
-    "Address": ("host", "port", "root_path", "served_model_name", "playground", "cors_origins"),
+    "Address": ("host", "port", "workers", "root_path", "served_model_name", "playground", "cors_origins"),
     "Access": ("api_key_file", "max_concurrent", "allowed_hosts"),
     "Queue and engine": ("max_queue", "max_wait", "max_sequences", "chunk_tokens", "prefix_blocks", "cache"),
     "Limits": (
@@ -69,7 +69,10 @@ def command(served: str | None, **_: Any) -> None:
     except InvalidRequestError as error:
         raise click.UsageError(str(error)) from error
     try:
-        from gptwo.server.process import serve
+        if whole.workers > 1:
+            from gptwo.server.workers import serve_with_workers as serve
+        else:
+            from gptwo.server.process import serve
     except ImportError as error:
         raise MissingDependencyError(f"serving needs {error.name}: pip install 'gptwo[server]'") from error
 

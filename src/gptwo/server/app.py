@@ -185,7 +185,7 @@ def _add_status_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/metrics", summary="Figures for Prometheus", tags=["status"], response_model=None)
     async def metrics() -> Response:
-        content, content_type = service.metrics.render()
+        content, content_type = await service.render_metrics()
         return Response(content, headers={"Content-Type": content_type})
 
     @app.get("/docs", include_in_schema=False)

@@ -36,7 +36,7 @@ class Metrics:
         import prometheus_client as prometheus
 
         self.registry = registry = prometheus.CollectorRegistry()
-        self._generate, self._content_type = prometheus.generate_latest, prometheus.CONTENT_TYPE_LATEST
+        self._generate, self.content_type = prometheus.generate_latest, prometheus.CONTENT_TYPE_LATEST
         prometheus.ProcessCollector(registry=registry)  # memory, processor time, open files
         self._snapshot: Callable[[], Snapshot] | None = None
         self._reading = threading.Lock()
@@ -80,7 +80,7 @@ class Metrics:
         with self._reading:
             if self._snapshot is not None:
                 self._read(self._snapshot())
-            return self._generate(self.registry), self._content_type
+            return self._generate(self.registry), self.content_type
 
     def _read(self, now: Snapshot) -> None:
         self._running.set(now.running)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import mimetypes
 from dataclasses import dataclass
 from importlib import resources
@@ -12,6 +13,8 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+
+from gptwo.server.playground_parameters import playground_parameters
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
@@ -44,8 +47,11 @@ class Page:
 
 
 def add_playground(app: FastAPI) -> None:
-    """Serve the package's folder `playground`: its index.html at /, every file at /playground/NAME."""
+    """Serve the package's folder `playground`: its index.html at /, every file at /playground/NAME, and beside them the
+    sampling parameters as the page explains them.
+    """
     pages = _pages(_folder())
+    pages["parameters.json"] = Page(json.dumps(playground_parameters()).encode(), TYPES[".json"])
 
     async def index(request: Request) -> Response:
         return _answer(request, pages.get("index.html"))

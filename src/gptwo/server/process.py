@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import ipaddress
+import gc
 import logging
 import os
 import signal
@@ -16,19 +15,20 @@ from types import FrameType
 
 import uvicorn
 
-from gptwo.errors import ServerError, one_line
+from gptwo.errors import ServerError
+from gptwo.loading import OpenModel
+from gptwo.server.address import BACKLOG, LAST_WORDS, address_of, is_local, listen, warn_if_open
 from gptwo.server.app import create_app
-from gptwo.server.keys import ApiKeys
 from gptwo.server.log import configure_logging, note
 from gptwo.server.protocol import Protocol
 from gptwo.server.service import Service
 from gptwo.server.settings import ServerSettings
 
-# After the drain: seconds for clients that read slowly to take what is theirs.
-LAST_WORDS = 5
 # How long a thread that reads or writes long texts may keep the event loop waiting, each time: a fifth of the usual.
 SWITCH_SECONDS = 0.001
-BACKLOG = 2048
+# When the garbage collector looks through new objects, those that stayed, and all there are. The last takes hundreds of
+# milliseconds while long texts are scored, and finds nothing, as requests leave no cycles; so it is rare.
+COLLECTIONS = (2_000, 10, 1_000)
 IDLE_CONNECTION = 75  # seconds without a request; longer than what proxies keep theirs open for
 
 
@@ -37,24 +37,35 @@ def serve(
     *,
     sockets: Sequence[socket.socket] | None = None,
     announce: Callable[[str], None] | None = None,
+    model: OpenModel | None = None,
+    backlog: int = BACKLOG,
+    on_service: Callable[[Service], None] = lambda service: None,
 ) -> None:
     """Serve until a signal ends it: SIGTERM or Ctrl-C drains first, a second one ends the process at once.
 
     sockets: bound ones to serve on in place of the settings' host and port. announce: told the server's address when it
-    listens. Raises ServerError for an address that cannot be used, and whatever kept the model from being loaded.
+    listens. model: one that is open already. backlog: connections that may wait, and that are taken at a time.
+    on_service: told the service before anything begins.
+    Raises ServerError for an address that cannot be used, and whatever kept the model from being loaded.
     """
     configure_logging(settings.log_level, settings.log_format)
     _allow_more_files()
-    listeners = list(sockets) if sockets else listen(settings.host, settings.port)
+    if sockets:
+        listeners = list(sockets)
+    else:
+        listeners = listen(settings.host, settings.port)
     try:
-        app = create_app(settings, local=all(map(is_local, listeners)))
+        app = create_app(settings, model=model, local=all(map(is_local, listeners)))
+        if not sockets:
+            warn_if_open(settings)
     except BaseException:
         for listener in listeners:
             listener.close()
         raise
     service: Service = app.state.service
-    _warn_if_open(settings)
+    on_service(service)
     sys.setswitchinterval(SWITCH_SECONDS)
+    gc.set_threshold(*COLLECTIONS)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -64,7 +75,8 @@ def serve(
         lifespan="on",
         http=Protocol,
         ws="none",
-        backlog=BACKLOG,
+        backlog=backlog,
+        loop="asyncio" if sockets else "auto",  # uvloop takes all connections that wait, however many are asked for
         timeout_keep_alive=IDLE_CONNECTION,
         timeout_graceful_shutdown=LAST_WORDS,
     )
@@ -79,52 +91,6 @@ def serve(
     if not server.started:
         raise ServerError("the server could not start; the lines above say why")
     _leave_if_loading(service)
-
-
-def listen(host: str, port: int) -> list[socket.socket]:
-    """A socket for each address of the host, on one port. Raises ServerError."""
-    place = f"port {port} of {host}"
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (socket.gaierror, UnicodeError) as error:
-        raise ServerError(f"{host} is no address of this machine ({one_line(error)})") from error
-    listeners: list[socket.socket] = []
-    try:
-        for family, kind, protocol, _, address in dict.fromkeys(found):
-            listener = socket.socket(family, kind, protocol)
-            listeners.append(listener)
-            if os.name == "posix":  # elsewhere the option means that others may take the port as well
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            chosen = listeners[0].getsockname()[1] if port == 0 and len(listeners) > 1 else port
-            listener.bind((address[0], chosen, *address[2:]))
-            listener.set_inheritable(True)
-    except OSError as error:
-        for listener in listeners:
-            listener.close()
-        reason = {
-            errno.EADDRINUSE: "is taken by another process; choose another with --port",
-            errno.EACCES: "may not be used by this user; choose another with --port",
-            errno.EADDRNOTAVAIL: "cannot be had: this machine has no such address",
-        }.get(error.errno or 0, f"cannot be had ({error.strerror})")
-        raise ServerError(f"{place} {reason}") from error
-    return listeners
-
-
-def address_of(listener: socket.socket) -> str:
-    """Where a browser on this machine finds it."""
-    if listener.family not in (socket.AF_INET, socket.AF_INET6):
-        return str(listener.getsockname())
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def is_local(listener: socket.socket) -> bool:
-    """Whether only this machine can reach it."""
-    if listener.family not in (socket.AF_INET, socket.AF_INET6):
-        return True
-    return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
 class _Server(uvicorn.Server):
@@ -190,15 +156,6 @@ def _allow_more_files() -> None:
 
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def _warn_if_open(settings: ServerSettings) -> None:
-    try:
-        local = settings.host == "localhost" or ipaddress.ip_address(settings.host).is_loopback
-    except ValueError:
-        local = False
-    if not local and not len(ApiKeys.read(settings.api_key_file)):
-        note(logging.WARNING, "whoever reaches this address may use the model: there is no API key", host=settings.host)
 
 
 def _leave_if_loading(service: Service) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Literal, ParamSpec, TypeVar
@@ -39,6 +39,8 @@ class Service:
         self.error: BaseException | None = None
         """Why the model could not be loaded."""
         self.on_failure: Callable[[], None] = lambda: None
+        self.render_metrics: Callable[[], Awaitable[tuple[bytes, str]]] = self._own_metrics
+        """The metrics as text, and its content type; one of several processes gives those of all here."""
         self._given = model
         self._runner: Runner | None = None
         self._draining = False
@@ -112,6 +114,9 @@ class Service:
             return await asyncio.get_running_loop().run_in_executor(threads, work)
         finally:
             self._preparing -= 1
+
+    async def _own_metrics(self) -> tuple[bytes, str]:
+        return self.metrics.render()
 
     async def in_thread(
         self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs

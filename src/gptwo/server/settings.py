@@ -22,6 +22,7 @@ from gptwo.options import (
 from gptwo.sampling.params import LARGEST_N, MOST_STOP_STRINGS
 
 LONGEST_TIME = 7 * 24 * 3600.0  # seconds; beyond it a limit is no limit
+MOST_WORKERS = 256
 MODEL_FIELDS = ("model", "weights", "backend", "cache", "threads", "device", "revision", "tokenizer")
 
 
@@ -61,6 +62,11 @@ class ServerSettings:
 
     host: str = option("127.0.0.1", text, "Address to listen on; 0.0.0.0 is every one this machine has.")
     port: int = option(8000, integer(0, 65535), "Port to listen on; 0 takes a free one.")
+    workers: int = option(
+        1,
+        integer(1, MOST_WORKERS),
+        "Processes that share the port, each with a model, an engine and threads of its own.",
+    )
     root_path: str | None = option(None, _optional_text, "Path under which a proxy offers this server, such as /gpt.")
     served_model_name: Sequence[str] = option(
         (), _names, "Name of the model in requests and answers; the first of several is shown. None is --model's."

@@ -11,7 +11,7 @@ from typing import Any
 
 from gptwo.checkpoint import clear_saving_leftovers
 from gptwo.errors import TrainingError
-from gptwo.files import replace_file
+from gptwo.files import only_holder, replace_file
 
 SETTINGS = "train.json"
 METRICS = "metrics.jsonl"
@@ -24,18 +24,13 @@ def only_one(out: Path) -> Iterator[None]:
     """Hold a run's directory, made if need be. Raises TrainingError if another process trains there."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = (out / "lock").open("a")
+        stack = contextlib.ExitStack()
+        stack.enter_context(only_holder(out / "lock"))
+    except BlockingIOError as error:
+        raise TrainingError(f"{out}: another process is training here") from error
     except OSError as error:
         raise TrainingError(f"{out}: cannot be written ({error.strerror})") from error
-    with lock:
-        # Where there are no such locks (Windows, some network drives) the user is trusted.
-        with contextlib.suppress(ImportError, OSError):
-            import fcntl
-
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise TrainingError(f"{out}: another process is training here") from error
+    with stack:
         yield
 
 

@@ -1,0 +1,59 @@
+// The panel beside the text, and its two tabs.
+
+export class Panel {
+  constructor({ panel, toggle, close, tabs }) {
+    Object.assign(this, { panel, toggleButton: toggle, tabs });
+    toggle.addEventListener("click", () => this.toggle());
+    close.addEventListener("click", () => this.hide());
+    for (const tab of tabs) {
+      tab.addEventListener("click", () => this.#select(tab));
+      tab.addEventListener("keydown", (event) => this.#key(event));
+    }
+  }
+
+  get isOpen() {
+    return !this.panel.hidden;
+  }
+
+  toggle() {
+    if (this.isOpen) this.hide();
+    else {
+      this.show();
+      this.tabs.find((tab) => tab.getAttribute("aria-selected") === "true").focus();
+    }
+  }
+
+  /** Open it, with the tab of a name if one is given. */
+  show(name = null) {
+    this.panel.hidden = false;
+    this.toggleButton.setAttribute("aria-expanded", "true");
+    const tab = this.tabs.find((one) => one.getAttribute("aria-controls") === name);
+    if (tab) this.#select(tab);
+  }
+
+  hide() {
+    const hadFocus = this.panel.contains(document.activeElement);
+    this.panel.hidden = true;
+    this.toggleButton.setAttribute("aria-expanded", "false");
+    if (hadFocus) this.toggleButton.focus();
+  }
+
+  #select(tab) {
+    for (const one of this.tabs) {
+      const chosen = one === tab;
+      one.setAttribute("aria-selected", String(chosen));
+      one.tabIndex = chosen ? 0 : -1;
+      document.getElementById(one.getAttribute("aria-controls")).hidden = !chosen;
+    }
+  }
+
+  #key(event) {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (step === undefined) return;
+    const at = this.tabs.indexOf(event.currentTarget);
+    const next = this.tabs[(at + step + this.tabs.length) % this.tabs.length];
+    this.#select(next);
+    next.focus();
+    event.preventDefault();
+  }
+}
