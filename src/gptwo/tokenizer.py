@@ -320,14 +320,14 @@ class Tokenizer:
         )
 
     @staticmethod
-    def _parts(text: str) -> Iterator[str]:
+    def _parts(text: str, longest: int = LONGEST_PART) -> Iterator[str]:
         """A text in parts that are cut between two words, where its tokens are cut in any case.
 
         Other threads wait while the ids of one part are taken over, which for a text of megabytes is too long.
         """
         start = 0
-        while len(text) - start > LONGEST_PART:
-            cut = _BETWEEN_WORDS.search(text, start + LONGEST_PART)
+        while len(text) - start > longest:
+            cut = _BETWEEN_WORDS.search(text, start + longest)
             if cut is None:
                 break
             yield text[start : cut.start()]

@@ -50,10 +50,7 @@ def serve(
     """
     configure_logging(settings.log_level, settings.log_format)
     _allow_more_files()
-    if sockets:
-        listeners = list(sockets)
-    else:
-        listeners = listen(settings.host, settings.port)
+    listeners = list(sockets) if sockets else listen(settings.host, settings.port)
     try:
         app = create_app(settings, model=model, local=all(map(is_local, listeners)))
         if not sockets:
