@@ -52,11 +52,11 @@ class App:
         self._lifespan = self.app.router.lifespan_context(self.app)
         self.run(self._lifespan.__aenter__())
         transport = httpx2.ASGITransport(self.app, raise_app_exceptions=False)
-        self._client = httpx2.AsyncClient(transport=transport, base_url="http://test", timeout=SECONDS)
+        self.client = httpx2.AsyncClient(transport=transport, base_url="http://test", timeout=SECONDS)
 
     def close(self) -> None:
         """Stop the app and its thread."""
-        self.run(self._client.aclose())
+        self.run(self.client.aclose())
         self.run(self._lifespan.__aexit__(None, None, None))
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(SECONDS)
@@ -72,7 +72,7 @@ class App:
 
     def request(self, method: str, path: str, **options: Any) -> httpx2.Response:
         """Send one request."""
-        response = self.run(self._client.request(method, path, **options))
+        response = self.run(self.client.request(method, path, **options))
         if "content-length" in response.headers and method != "HEAD":
             assert response.headers.get_list("content-length") == [str(len(response.content))]
         return response

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import operator
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +37,8 @@ READS = "gptwo reads byte-level BPE (GPT-2's kind) and its own character tokeniz
 LONG_TEXT = (
     2048  # characters; encoding more takes milliseconds, in which the library lets other threads run only if asked
 )
+LONGEST_PART = 32_768  # characters that are encoded at a time; more where there is no place to cut
+_BETWEEN_WORDS = re.compile("(?<=[0-9A-Za-z]) (?=[A-Za-z])")
 _NO_TOKEN = "<unk>"  # WordLevel wants a name for what it doesn't know; no vocabulary of ours holds it
 
 
@@ -291,13 +294,45 @@ class Tokenizer:
             self._check_bytes(text)
         encoder = self._marked if allow_special else self._plain
         try:
-            if len(text) > LONG_TEXT:
-                (encoding,) = encoder.encode_batch_fast([text], add_special_tokens=False)
-            else:
-                encoding = encoder.encode(text, add_special_tokens=False)
+            if len(text) <= LONG_TEXT:
+                return list(encoder.encode(text, add_special_tokens=False).ids)
+            ids: list[int] = []
+            for part in self._parts(text) if self._cuts_words and not allow_special else (text,):
+                (encoding,) = encoder.encode_batch_fast([part], add_special_tokens=False)
+                ids += encoding.ids
         except Exception as error:  # noqa: BLE001 - the library raises bare Exceptions
             self._explain(text, error)
-        return list(encoding.ids)
+        return ids
+
+    @cached_property
+    def _cuts_words(self) -> bool:
+        """Whether text is cut into words in GPT-2's way and nothing else is done to it before."""
+        from tokenizers import pre_tokenizers
+
+        splitter = self._inner.pre_tokenizer
+        return (
+            self._characters is None
+            and self._inner.normalizer is None
+            and self._special.issuperset(self._added)
+            and isinstance(splitter, pre_tokenizers.ByteLevel)
+            and bool(splitter.use_regex)
+            and not splitter.add_prefix_space
+        )
+
+    @staticmethod
+    def _parts(text: str, longest: int = LONGEST_PART) -> Iterator[str]:
+        """A text in parts that are cut between two words, where its tokens are cut in any case.
+
+        Other threads wait while the ids of one part are taken over, which for a text of megabytes is too long.
+        """
+        start = 0
+        while len(text) - start > longest:
+            cut = _BETWEEN_WORDS.search(text, start + longest)
+            if cut is None:
+                break
+            yield text[start : cut.start()]
+            start = cut.start()
+        yield text[start:]
 
     def certainly_exceeds(self, text: str, tokens: int) -> bool:
         """Whether a text has more than this many tokens by its length alone: true only where that is certain.

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from server_tools import App, assert_error, running_app, toy_model
+from server_tools import SECONDS, App, assert_error, running_app, toy_model
 from tiny_models import TOKENIZER, ToyDecoder, script
 
 from gptwo.engine import Completion
 from gptwo.language_model import LanguageModel
-from gptwo.sampling import BeamParams, SamplingParams
+from gptwo.sampling import BeamParams, SamplingParams, grammar
 
 END = TOKENIZER.end_of_text_id
 TEXT = "Before we"
@@ -493,3 +494,25 @@ def test_limits_are_the_servers_own() -> None:
             assert "this server" in message
         app.complete(prompt=["we", "me"], n=2, best_of=3, max_tokens=10, stop=["a"], logprobs=1)
         assert app.complete(prompt="we", max_tokens=None, ignore_eos=True)["usage"]["completion_tokens"] == 10
+
+
+def test_a_grammar_that_takes_long_to_compile_keeps_nobody_else_waiting(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiling, go_on = threading.Event(), threading.Event()
+    compile_grammar = grammar.compile_grammar
+
+    def slow(*arguments: Any) -> grammar.Constraint:
+        compiling.set()
+        assert go_on.wait(SECONDS)
+        return compile_grammar(*arguments)
+
+    monkeypatch.setattr("gptwo.sampling.grammar.compile_grammar", slow)
+    content = {"prompt": "a", "max_tokens": 3, "structured_outputs": {"choice": ["a"]}}
+    waiting = [app.start(app.client.post("/v1/completions", json=content)) for _ in range(4)]
+    assert compiling.wait(SECONDS)
+    assert app.complete(prompt="a", max_tokens=3)["usage"]["completion_tokens"] == 3
+    assert app.post("/tokenize", {"prompt": "a"}).status_code == 200
+    assert not any(answer.done() for answer in waiting)
+    go_on.set()
+    assert [answer.result(SECONDS).status_code for answer in waiting] == [200] * 4

@@ -510,3 +510,18 @@ def _write_pair(directory: Path) -> None:
     model = json.loads(BPE._json)["model"]
     (directory / "vocab.json").write_text(json.dumps(model["vocab"] | {END_OF_TEXT: 299}))
     (directory / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in model["merges"]))
+
+
+@given(st.lists(st.sampled_from(["a", " ", "  ", "\n", "'s", "9", "é", "-", " the", "\u00a0", END_OF_TEXT, " x"])))
+def test_a_long_text_is_cut_into_the_same_tokens_in_parts_and_whole(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    parts = [*BPE._parts(text, 3)]
+    assert "".join(parts) == text
+    assert [token for part in parts for token in BPE.encode(part)] == BPE.encode(text)
+
+
+def test_megabytes_are_encoded_in_parts_only_where_words_are_cut_in_any_case() -> None:
+    text = "a long text of words, and 3 numbers;\n " * 2_000
+    assert len([*BPE._parts(text)]) > 1
+    assert BPE.decode(BPE.encode(text)) == text
+    assert len([*BPE._parts("x" * 100_000)]) == 1

@@ -57,6 +57,13 @@ def address_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def is_local(listener: socket.socket) -> bool:
+    """Whether only this machine can reach it."""
+    if listener.family not in (socket.AF_INET, socket.AF_INET6):
+        return True
+    return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
+
+
 def warn_if_open(settings: ServerSettings) -> None:
     """Write a warning if others than this machine can reach the server, and need no key."""
     try:

@@ -20,6 +20,7 @@ from gptwo.server.bodies import Linger
 from gptwo.server.completions import create_completion
 from gptwo.server.description import body_schema, describe, docs_page
 from gptwo.server.failures import body_of, response_to, status_of
+from gptwo.server.hosts import HostGuard
 from gptwo.server.json_answers import json_response
 from gptwo.server.keys import ApiKeys, KeyGuard
 from gptwo.server.log import RequestLog, record_of
@@ -34,12 +35,15 @@ from gptwo.version import __version__
 Endpoint = Callable[[Service, Request], Awaitable[Response]]
 
 
-def create_app(settings: ServerSettings | None = None, *, model: OpenModel | None = None) -> FastAPI:
+def create_app(
+    settings: ServerSettings | None = None, *, model: OpenModel | None = None, local: bool = False
+) -> FastAPI:
     """The app of one model; `app.state.service` is what it works with.
 
     settings: None is the defaults. model: one that is open already, in place of the one that the settings name, which
-    is loaded in the background as soon as the app starts. API keys come from the settings' file and the environment.
-    Raises ServerError for keys that cannot be read.
+    is loaded in the background as soon as the app starts. local: whether only this machine can reach it; it is then
+    asked under this machine's names only, unless there are keys. API keys come from the settings' file and the
+    environment. Raises ServerError for keys that cannot be read.
     """
     settings = ServerSettings() if settings is None else settings
     keys = ApiKeys.read(settings.api_key_file)
@@ -57,6 +61,7 @@ def create_app(settings: ServerSettings | None = None, *, model: OpenModel | Non
         description="OpenAI's completions from a GPT-2, with vLLM's additions; scores and tokens beside them.",
         docs_url=None,  # FastAPI's page loads its parts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # such an answer would name whatever host the request does
         lifespan=lifespan,
     )
     app.state.service = service
@@ -78,6 +83,8 @@ def create_app(settings: ServerSettings | None = None, *, model: OpenModel | Non
             allow_headers=["*"],
             expose_headers=["x-request-id", "retry-after"],
         )
+    if local and not keys:
+        app.add_middleware(HostGuard, names=settings.allowed_hosts)
     app.add_middleware(Linger)
     app.add_middleware(RequestLog, with_messages=settings.log_prompts)
     if settings.root_path:

@@ -12,7 +12,6 @@ from typing import Any
 from gptwo.engine import Request, TokenLogprob
 from gptwo.loading import OpenModel
 from gptwo.sampling import SamplingParams
-from gptwo.server.bodies import parse
 from gptwo.server.logprobs import LogprobLists, prompt_tokens
 from gptwo.server.parameters import Params, Prompt, encode_prompt, params_of, prompts_of
 from gptwo.server.runner import Runner
@@ -88,9 +87,8 @@ def fewer(known: Sequence[TokenLogprob | None], most: int) -> list[TokenLogprob 
     return [token and dataclasses.replace(token, top=token.top[:most]) for token in known]
 
 
-def ask(service: Service, runner: Runner, data: bytes) -> Asked:
-    """Read and check all of a request; on a thread of its own, since texts may be long."""
-    body = parse(CompletionRequest, data)
+def ask(service: Service, runner: Runner, body: CompletionRequest) -> Asked:
+    """Check all of a request; on a thread of its own, since texts may be long."""
     name = service.check_name(body.model)
     model, settings = runner.model, service.settings
     params = params_of(body, settings, model.config.n_positions)

@@ -10,12 +10,13 @@ from starlette.responses import Response
 
 from gptwo.engine import Choice, Completion, TokenLogprob
 from gptwo.server.asked import Asked, PromptAsked, ask, fewer
-from gptwo.server.bodies import read_body
+from gptwo.server.bodies import parse, read_body
 from gptwo.server.completion_stream import completion_events
 from gptwo.server.json_answers import json_bytes, with_list
 from gptwo.server.log import record_of
 from gptwo.server.logprobs import Described, vllm_prompt_logprobs
 from gptwo.server.runner import Runner
+from gptwo.server.schemas import CompletionRequest
 from gptwo.server.service import Service, submitted
 from gptwo.server.sse import EventStream, unless_gone
 
@@ -26,7 +27,9 @@ async def create_completion(service: Service, http: HttpRequest) -> Response:
     with service.counting_refusals():
         runner = service.runner
         data = await read_body(http, most=settings.max_body, timeout=settings.body_timeout)
-        asked = await service.prepare(ask, service, runner, data)
+        body = await service.prepare(parse, CompletionRequest, data)
+        shaped = body.structured_outputs is not None or body.response_format is not None
+        asked = await (service.compile if shaped else service.prepare)(ask, service, runner, body)
     fields |= {"id": asked.head["id"], "prompts": len(asked.prompts), "stream": bool(asked.body.stream)}
     fields["prompt_tokens"] = asked.usage(0)["prompt_tokens"]
     if settings.log_prompts:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import logging
 import os
 import signal
 import socket
@@ -15,12 +17,18 @@ import uvicorn
 
 from gptwo.errors import ServerError
 from gptwo.loading import OpenModel
-from gptwo.server.address import BACKLOG, LAST_WORDS, address_of, listen, warn_if_open
+from gptwo.server.address import BACKLOG, LAST_WORDS, address_of, is_local, listen, warn_if_open
 from gptwo.server.app import create_app
-from gptwo.server.log import configure_logging
+from gptwo.server.log import configure_logging, note
+from gptwo.server.protocol import Protocol
 from gptwo.server.service import Service
 from gptwo.server.settings import ServerSettings
 
+# How long a thread that reads or writes long texts may keep the event loop waiting, each time: a fifth of the usual.
+SWITCH_SECONDS = 0.001
+# When the garbage collector looks through new objects, those that stayed, and all there are. The last takes hundreds of
+# milliseconds while long texts are scored, and finds nothing, as requests leave no cycles; so it is rare.
+COLLECTIONS = (2_000, 10, 1_000)
 IDLE_CONNECTION = 75  # seconds without a request; longer than what proxies keep theirs open for
 
 
@@ -41,14 +49,20 @@ def serve(
     Raises ServerError for an address that cannot be used, and whatever kept the model from being loaded.
     """
     configure_logging(settings.log_level, settings.log_format)
-    app = create_app(settings, model=model)
+    _allow_more_files()
+    listeners = list(sockets) if sockets else listen(settings.host, settings.port)
+    try:
+        app = create_app(settings, model=model, local=all(map(is_local, listeners)))
+        if not sockets:
+            warn_if_open(settings)
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
     service: Service = app.state.service
     on_service(service)
-    if sockets:
-        listeners = list(sockets)
-    else:
-        listeners = listen(settings.host, settings.port)
-        warn_if_open(settings)
+    sys.setswitchinterval(SWITCH_SECONDS)
+    gc.set_threshold(*COLLECTIONS)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -56,6 +70,7 @@ def serve(
         server_header=False,
         proxy_headers=False,  # who the client is changes nothing here
         lifespan="on",
+        http=Protocol,
         ws="none",
         backlog=backlog,
         loop="asyncio" if sockets else "auto",  # uvloop takes all connections that wait, however many are asked for
@@ -88,7 +103,10 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            self._announce()
+            try:
+                self._announce()
+            except OSError as error:  # whoever reads standard output, or its disk, is no reason not to serve
+                note(logging.WARNING, "the address cannot be written to standard output", error=error.strerror)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -126,6 +144,15 @@ class _Server(uvicorn.Server):
 
     def _fail(self) -> None:
         self.should_exit = True
+
+
+def _allow_more_files() -> None:
+    """Each connection is an open file; take as many as this process may have."""
+    with contextlib.suppress(ImportError, OSError, ValueError):  # Windows has no such limit
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _leave_if_loading(service: Service) -> None:

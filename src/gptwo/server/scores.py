@@ -6,7 +6,7 @@ import itertools
 import math
 import uuid
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
@@ -17,7 +17,7 @@ from gptwo.errors import InvalidRequestError
 from gptwo.sampling import SamplingParams
 from gptwo.scoring import make_score, windows
 from gptwo.server.bodies import parse, read_body
-from gptwo.server.json_answers import json_bytes, with_list
+from gptwo.server.json_answers import json_list, with_list, with_raw
 from gptwo.server.log import record_of
 from gptwo.server.logprobs import LogprobLists, prompt_tokens
 from gptwo.server.parameters import prompts_of
@@ -102,7 +102,7 @@ def _written(asked: Asked, runner: Runner, known: list[list[TokenLogprob | None]
     data: list[bytes] = []
     for index, (ids, own) in enumerate(zip(asked.texts, asked.parts, strict=True)):
         logprobs: list[TokenLogprob | None] = [None, *itertools.chain.from_iterable(itertools.islice(pieces, len(own)))]
-        data.append(json_bytes(_score(asked, runner, index, ids, logprobs)))
+        data.append(_score(asked, runner, index, ids, logprobs))
     count = sum(map(len, asked.texts))
     usage = {"prompt_tokens": count, "completion_tokens": 0, "total_tokens": count}
     head = {"id": f"score-{uuid.uuid4().hex}", "object": "list", "model": asked.name}
@@ -111,21 +111,22 @@ def _written(asked: Asked, runner: Runner, known: list[list[TokenLogprob | None]
 
 def _score(
     asked: Asked, runner: Runner, index: int, ids: tuple[int, ...], logprobs: list[TokenLogprob | None]
-) -> dict[str, Any]:
+) -> bytes:
     tokenizer = runner.model.tokenizer
     score = make_score(ids, [None if token is None else token.logprob for token in logprobs], tokenizer)
     writer = LogprobLists(tokenizer, as_ids=bool(asked.body.return_tokens_as_token_ids))
     writer.begin(0, skip_special=False)
     lists = writer.lists(prompt_tokens(ids, logprobs))
-    shown = {
+    head = {
         "index": index,
         "object": "score",
-        "tokens": lists["tokens"],
-        "token_ids": ids,
-        "token_logprobs": lists["token_logprobs"],
-        "text_offset": lists["text_offset"],
         "total": score.total,
         "perplexity": score.perplexity if math.isfinite(score.perplexity) else None,
         "bits_per_byte": score.bits_per_byte,
     }
-    return shown | ({"top_logprobs": lists["top_logprobs"]} if asked.body.logprobs is not None else {})
+    shown = {"tokens": lists["tokens"], "token_ids": ids} | {
+        name: lists[name] for name in ("token_logprobs", "text_offset", "top_logprobs")
+    }
+    if asked.body.logprobs is None:
+        del shown["top_logprobs"]
+    return with_raw(head, {name: json_list(values) for name, values in shown.items()})

@@ -26,6 +26,7 @@ Result = TypeVar("Result")
 State = Literal["loading", "ready", "draining", "failed"]
 
 PREPARERS = 2  # threads that read bodies and turn texts into tokens
+COMPILERS = 1  # threads that compile grammars, which is done one at a time anyway
 
 
 class Service:
@@ -46,6 +47,7 @@ class Service:
         self._loading: asyncio.Task[None] | None = None
         self._loader: threading.Thread | None = None
         self._preparers = ThreadPoolExecutor(PREPARERS, "gptwo-prepare")
+        self._compilers = ThreadPoolExecutor(COMPILERS, "gptwo-compile")
         self._preparing = 0
 
     @property
@@ -95,12 +97,21 @@ class Service:
         self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Result:
         """Run `work` on a thread of a few, so that the event loop goes on. Raises QueueFullError if too much waits."""
+        return await self._prepare(self._preparers, lambda: work(*args, **kwargs))
+
+    async def compile(
+        self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> Result:
+        """The same for what may compile grammars: seconds each, for which nobody waits who asks for none."""
+        return await self._prepare(self._compilers, lambda: work(*args, **kwargs))
+
+    async def _prepare(self, threads: ThreadPoolExecutor, work: Callable[[], Result]) -> Result:
         # Never the first bound that a burst of requests meets, but one on what their bodies hold in memory.
         if self._preparing >= self.settings.max_queue + self.settings.max_sequences:
             raise QueueFullError(f"{self._preparing} requests wait to be read; ask again in a moment")
         self._preparing += 1
         try:
-            return await self.in_thread(work, *args, **kwargs)
+            return await asyncio.get_running_loop().run_in_executor(threads, work)
         finally:
             self._preparing -= 1
 
@@ -154,7 +165,8 @@ class Service:
             await asyncio.gather(self._loading, return_exceptions=True)
         if self._runner is not None:
             await self._runner.close()
-        self._preparers.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._preparers, self._compilers):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     async def _load(self) -> None:
         loop = asyncio.get_running_loop()

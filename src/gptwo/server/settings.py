@@ -75,6 +75,11 @@ class ServerSettings:
     cors_origins: Sequence[str] = option(
         (), _names, "Origins whose pages may call this server from a browser; * is all of them."
     )
+    allowed_hosts: Sequence[str] = option(
+        (),
+        _names,
+        "Names under which a server without keys that only this machine reaches may be asked; * is any.",
+    )
 
     api_key_file: str | None = option(
         None, _optional_text, "File with an API key on each line; also GPTWO_API_KEY or GPTWO_API_KEYS, with commas."

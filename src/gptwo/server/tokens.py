@@ -12,24 +12,24 @@ from gptwo.engine.request import check_token_ids
 from gptwo.errors import InvalidRequestError
 from gptwo.options import shown
 from gptwo.server.bodies import parse, read_body
-from gptwo.server.json_answers import json_response
+from gptwo.server.json_answers import json_bytes, json_list, with_raw
 from gptwo.server.logprobs import token_name
 from gptwo.server.runner import Runner
 from gptwo.server.schemas import DetokenizeRequest, TokenizeRequest
 from gptwo.server.service import Service
 from gptwo.tokenizer import END_OF_TEXT, Tokenizer
 
-Work = Callable[[Service, Runner, bytes], dict[str, Any]]
+Work = Callable[[Service, Runner, bytes], bytes]
 
 
 async def tokenize(service: Service, http: HttpRequest) -> Response:
     """The tokens of a text."""
-    return json_response(await _answer(service, http, _tokenize))
+    return Response(await _answer(service, http, _tokenize), media_type="application/json")
 
 
 async def detokenize(service: Service, http: HttpRequest) -> Response:
     """The text of tokens."""
-    return json_response(await _answer(service, http, _detokenize))
+    return Response(await _answer(service, http, _detokenize), media_type="application/json")
 
 
 def tokenizer_info(runner: Runner) -> dict[str, Any]:
@@ -50,28 +50,25 @@ def tokenizer_info(runner: Runner) -> dict[str, Any]:
     }
 
 
-async def _answer(service: Service, http: HttpRequest, work: Work) -> dict[str, Any]:
+async def _answer(service: Service, http: HttpRequest, work: Work) -> bytes:
     runner = service.runner
     data = await read_body(http, most=service.settings.max_body, timeout=service.settings.body_timeout)
     return await service.prepare(work, service, runner, data)
 
 
-def _tokenize(service: Service, runner: Runner, data: bytes) -> dict[str, Any]:
+def _tokenize(service: Service, runner: Runner, data: bytes) -> bytes:
     body = parse(TokenizeRequest, data)
     service.check_name(body.model)
     tokenizer = _tokenizer(runner)
     # A special token's name in a text is text. Alone it is how lm-eval asks for the token.
     alone = body.prompt == END_OF_TEXT
     ids = tokenizer.encode(body.prompt, allow_special=alone or bool(body.allow_special))
-    return {
-        "count": len(ids),
-        "max_model_len": runner.model.config.n_positions,
-        "tokens": ids,
-        "token_strs": None if body.return_token_strs is False else [token_name(tokenizer, token) for token in ids],
-    }
+    names = None if body.return_token_strs is False else [token_name(tokenizer, token) for token in ids]
+    head = {"count": len(ids), "max_model_len": runner.model.config.n_positions}
+    return with_raw(head, {"tokens": json_list(ids), "token_strs": b"null" if names is None else json_list(names)})
 
 
-def _detokenize(service: Service, runner: Runner, data: bytes) -> dict[str, Any]:
+def _detokenize(service: Service, runner: Runner, data: bytes) -> bytes:
     body = parse(DetokenizeRequest, data)
     service.check_name(body.model)
     if not isinstance(body.tokens, list):
@@ -81,7 +78,7 @@ def _detokenize(service: Service, runner: Runner, data: bytes) -> dict[str, Any]
         ids = check_token_ids(body.tokens, tokenizer.vocab_size)
     except InvalidRequestError as error:
         raise InvalidRequestError(str(error), "tokens") from None
-    return {"prompt": tokenizer.decode(ids)}
+    return json_bytes({"prompt": tokenizer.decode(ids)})
 
 
 def _tokenizer(runner: Runner) -> Tokenizer:
