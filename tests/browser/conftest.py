@@ -88,7 +88,7 @@ class Visitor:
 
 @pytest.fixture(scope="module")
 def visitor(browser: Browser, server: str) -> Iterator[Visitor]:
-    """One for all tests of a file, who forgets everything between them: another browser window each time would take longer."""
+    """One for all tests of a file, who forgets everything between them: a new window each time would take longer."""
     visitor = Visitor(browser, server)
     yield visitor
     visitor.context.close()
