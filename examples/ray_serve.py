@@ -1,6 +1,6 @@
 """gptwo on a Ray cluster: replicas of the server that `gptwo serve` runs, behind Ray Serve's proxy.
 
-    pip install 'gptwo[server]' 'ray[serve]>=2.60'
+    pip install '.[server]' 'ray[serve]>=2.60'
     python examples/ray_serve.py model=gpt2 weights=int8 replicas=4 threads=8
 
 Each replica has a model, an engine and `threads` CPUs of its own; Ray puts them where those are free, starts one again

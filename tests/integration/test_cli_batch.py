@@ -370,7 +370,7 @@ def test_parquet_needs_pyarrow_and_is_told_before_any_work(capsys: Capture, monk
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     assert main(["batch", "in.jsonl", "out.parquet"]) == 1
-    assert "pip install 'gptwo[batch]'" in capsys.readouterr().err
+    assert "pip install '.[batch]'" in capsys.readouterr().err
     assert names() == {"in.jsonl"}
 
 

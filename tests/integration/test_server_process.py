@@ -86,7 +86,7 @@ def test_without_the_extra_it_says_what_to_install() -> None:
     without = command("--port", "0", before="sys.modules['fastapi'] = None")
     done = subprocess.run(without, env=environment(), capture_output=True, text=True, timeout=SECONDS, check=False)
     assert done.returncode == 1
-    assert done.stderr == "gptwo: serving needs fastapi: pip install 'gptwo[server]'\n"
+    assert done.stderr == "gptwo: serving needs fastapi: pip install '.[server]' in gptwo's checkout\n"
 
 
 def test_it_reaches_no_other_machine_unless_told() -> None:

@@ -69,7 +69,7 @@ def test_objects_other_than_tensors_and_plain_values_are_refused_by_name(tmp_pat
 
 def test_without_torch_the_way_to_get_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'gptwo\[torch\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install '\.\[torch\]'"):
         load_pickle(tmp_path / "a.bin")
 
 

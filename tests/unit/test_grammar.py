@@ -458,7 +458,7 @@ def test_an_end_of_text_that_only_the_configuration_names_may_end_a_text() -> No
 def test_the_library_is_asked_for_by_name_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     grammar._library.cache_clear()
     monkeypatch.setitem(sys.modules, "llguidance", None)
-    with pytest.raises(MissingDependencyError, match=r"needs llguidance.*pip install 'gptwo\[grammar\]'"):
+    with pytest.raises(MissingDependencyError, match=r"needs llguidance.*pip install '\.\[grammar\]'"):
         say([1], structured_outputs=WORDS)
     grammar._library.cache_clear()
 

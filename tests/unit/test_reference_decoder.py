@@ -238,5 +238,5 @@ def test_a_wrong_option_is_named(tmp_path: Path, options: dict[str, Any], param:
 def test_without_pytorch_the_message_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = load_checkpoint(write_directory(tmp_path / "model", random_arrays(CONFIG), CONFIG))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'gptwo\[torch\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install '\.\[torch\]'"):
         open_decoder(checkpoint, backend="reference")

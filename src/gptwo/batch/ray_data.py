@@ -35,7 +35,7 @@ def answer_on_ray(
         import ray
         import ray.data
     except ImportError as error:
-        raise MissingDependencyError("--ray needs Ray: pip install 'gptwo[ray]'") from error
+        raise MissingDependencyError("--ray needs Ray: pip install '.[ray]' in gptwo's checkout") from error
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
     ours = not ray.is_initialized()

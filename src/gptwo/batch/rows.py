@@ -82,7 +82,8 @@ def check_pyarrow() -> None:
         import pyarrow.parquet  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(
-            "writing Parquet needs pyarrow: pip install 'gptwo[batch]', or give a name that ends in .jsonl"
+            "writing Parquet needs pyarrow: pip install '.[batch]' in gptwo's checkout, "
+            "or give a name that ends in .jsonl"
         ) from error
 
 

@@ -20,7 +20,7 @@ def draw_ladder(climbed: Sequence[Climbed], path: Path, *, title: str, caption: 
     try:
         import matplotlib
     except ImportError as error:
-        raise MissingDependencyError("drawing needs matplotlib: pip install 'gptwo[plot]'") from error
+        raise MissingDependencyError("drawing needs matplotlib: pip install '.[plot]' in gptwo's checkout") from error
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
 

@@ -11,7 +11,7 @@ from typing import Final
 import gptwo.embedded
 from gptwo.checkpoint.transformers_format import CONFIG
 from gptwo.config import PUBLISHED_MODELS
-from gptwo.errors import InvalidRequestError, ModelNotFoundError
+from gptwo.errors import InvalidRequestError, ModelNotFoundError, nearest_name
 
 _PATH_SUFFIXES: Final = (".safetensors", ".bin", ".pt", ".pth", ".json", ".gguf", ".onnx", ".ckpt")
 _REPOSITORY: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
@@ -60,8 +60,11 @@ def resolve(name_or_path: str | Path, *, revision: str | None = None, progress: 
 
 def not_here(name: str) -> str:
     """The first half of the sentence that says where a name was looked for."""
-    embedded = ", ".join(model.name for model in embedded_models()) or "there are none"
-    return f"{name!r} is no embedded model ({embedded}) and no local path"
+    embedded = [model.name for model in embedded_models()]
+    known = [*embedded, *(model.name for model in PUBLISHED_MODELS)]
+    near = "" if name in known else nearest_name(name, known).removeprefix("; ")
+    those = near if near.startswith("did") else ", ".join(embedded) or "there are none"
+    return f"{name!r} is no embedded model ({those}) and no local path"
 
 
 def embedded_models() -> list[FoundModel]:

@@ -43,7 +43,7 @@ def load_pickle(path: Path) -> Any:
         import torch
     except ImportError:
         raise MissingDependencyError(
-            f"checkpoint {path}: reading a pickle needs PyTorch: pip install 'gptwo[torch]'"
+            f"checkpoint {path}: reading a pickle needs PyTorch: pip install '.[torch]' in gptwo's checkout"
         ) from None
     if tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2]) < _OLDEST_TORCH:
         raise MissingDependencyError(

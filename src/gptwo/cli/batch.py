@@ -107,6 +107,9 @@ def command(source: str, out: str, **options: Any) -> None:
                 note(f"stopped; what is done is in {parts_of(settings.out)}, and the same command goes on from there")
             raise
     write(_summary(result))
+    if result.lines and result.errors == result.lines:
+        note("no line could be answered; the column `error` says why")
+        click.get_current_context().exit(1)
 
 
 def _summary(result: BatchResult) -> str:

@@ -74,6 +74,8 @@ def command(served: str | None, **_: Any) -> None:
         else:
             from gptwo.server.process import serve
     except ImportError as error:
-        raise MissingDependencyError(f"serving needs {error.name}: pip install 'gptwo[server]'") from error
+        raise MissingDependencyError(
+            f"serving needs {error.name}: pip install '.[server]' in gptwo's checkout"
+        ) from error
 
     serve(whole, announce=lambda address: write(f"gptwo serves {whole.model_names[0]} at {address}\n"))

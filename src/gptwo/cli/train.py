@@ -46,7 +46,7 @@ def command(data: str, out: str, threads: int | None, **_: Any) -> None:
     try:
         import torch
     except ImportError as error:
-        raise MissingDependencyError("training needs PyTorch: pip install 'gptwo[torch]'") from error
+        raise MissingDependencyError("training needs PyTorch: pip install '.[torch]' in gptwo's checkout") from error
     from gptwo.training.trainer import train
 
     if threads is not None:

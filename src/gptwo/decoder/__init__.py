@@ -63,7 +63,7 @@ def open_decoder(
     if weights not in ("auto", "f32", "bf16"):
         raise InvalidRequestError(f"weights {weights!r}: the reference backend has f32 and bf16", param="weights")
     if importlib.util.find_spec("torch") is None:
-        raise MissingDependencyError("running a model in PyTorch needs it installed: pip install 'gptwo[torch]'")
+        raise MissingDependencyError("running a model in PyTorch needs it: pip install '.[torch]' in gptwo's checkout")
     from gptwo.decoder.reference import ReferenceDecoder
 
     return ReferenceDecoder(

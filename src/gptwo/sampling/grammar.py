@@ -234,7 +234,7 @@ def _library() -> Any:
         import llguidance
     except ImportError as error:
         raise MissingDependencyError(
-            f"{PARAM} needs llguidance, which is not installed: pip install 'gptwo[grammar]'"
+            f"{PARAM} needs llguidance, which is not installed: pip install '.[grammar]' in gptwo's checkout"
         ) from error
     return llguidance
 

@@ -147,4 +147,10 @@ def _check_limits(body: CompletionRequest, params: Params, settings: ServerSetti
 
 def _at_most(name: str, value: int | None, most: int) -> None:
     if value is not None and value > most:
-        raise InvalidRequestError(f"{name} is {value}, this server takes at most {most}", name)
+        raise InvalidRequestError(f"{name} is {value}, this server takes at most {most} ({_flag(name)} says so)", name)
+
+
+def _flag(name: str) -> str:
+    """The option of `gptwo serve` that sets the limit of a parameter."""
+    limit = name if name.startswith("max_") else f"max_{name.removeprefix('prompt_')}"
+    return "--" + limit.replace("_", "-")
