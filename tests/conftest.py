@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,10 @@ import pytest
 import safetensors.numpy
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# A shell starts what runs in its background without Ctrl-C, and its children inherit that; ours are sent it by tests.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
