@@ -7,7 +7,6 @@ import contextlib
 import gc
 import logging
 import os
-import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +22,7 @@ from gptwo.server.log import configure_logging, note
 from gptwo.server.protocol import Protocol
 from gptwo.server.service import Service
 from gptwo.server.settings import ServerSettings
+from gptwo.server.signals import end_signals
 
 # How long a thread that reads or writes long texts may keep the event loop waiting, each time: a fifth of the usual.
 SWITCH_SECONDS = 0.001
@@ -111,16 +111,8 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Take over SIGINT and SIGTERM for as long as the server runs."""
-        try:
-            before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not the main thread, which alone has signals
+        with end_signals(self.handle_exit):
             yield
-            return
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal drains, the second ends the process at once."""

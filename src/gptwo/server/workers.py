@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any
 
@@ -29,6 +29,7 @@ from gptwo.errors import GptwoError, ServerError, class_named
 from gptwo.server.address import BACKLOG, LAST_WORDS, address_of, listen, warn_if_open
 from gptwo.server.log import configure_logging, note
 from gptwo.server.settings import ServerSettings
+from gptwo.server.signals import end_signals
 from gptwo.server.summed_metrics import summed
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before a worker that died is started again
@@ -142,7 +143,7 @@ class _Workers:
     def run(self) -> None:
         """Start the workers and watch over them until they are to end and have."""
         try:
-            with self._signals():
+            with end_signals(self._on_signal):
                 for number in range(self._settings.workers):
                     self._start(number)
                 while self._workers or (self._restarts and self._end_by is None):
@@ -256,20 +257,6 @@ class _Workers:
             worker.signal(number)
 
     # ---- signals
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Hear of SIGINT and SIGTERM as events."""
-        try:
-            before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not the main thread, which alone has signals
-            yield
-            return
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._events.put((None, number))  # of this queue a handler may do so at any moment
