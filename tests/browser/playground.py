@@ -61,7 +61,7 @@ class Playground:
     def colour(self) -> None:
         """Turn the probabilities on, and wait until every token has one."""
         self.page.locator("#colours").click()
-        self.page.wait_for_selector("#perplexity:not(:empty)")
+        self.page.wait_for_selector("#legend:not([aria-busy='true']) #perplexity:not(:empty)")
 
     def point_at(self, offset: int) -> None:
         """Put the pointer on a letter of the text."""

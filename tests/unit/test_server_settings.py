@@ -136,7 +136,15 @@ def test_the_described_ranges_are_those_that_are_checked(name: str) -> None:
 
 def test_the_documentation_names_what_there_is() -> None:
     text = (Path(__file__).resolve().parents[2] / "docs" / "server.md").read_text(encoding="utf-8")
-    known = {name for option in serve.command.params for name in option.opts} | {"--help"}
-    assert {*re.findall(r"--[a-z][a-z-]+", text)} <= known
-    limits = {f"--{name.replace('_', '-')}" for name in serve.SECTIONS["Limits"]}
-    assert limits <= {*re.findall(r"--[a-z][a-z-]+", text)}
+    others = re.findall(r"`gptwo (?!serve\b)([a-z]+)([^`]*)`", text)
+    for name, rest in others:
+        command = program.get_command(click.Context(program), name)
+        assert command is not None
+        assert {*re.findall(r"--[a-z][a-z-]+", rest)} <= flags(command)
+    of_serve = {*re.findall(r"--[a-z][a-z-]+", re.sub(r"`gptwo (?!serve\b)[^`]*`", "", text))}
+    assert of_serve <= flags(serve.command)
+    assert {f"--{name.replace('_', '-')}" for name in serve.SECTIONS["Limits"]} <= of_serve
+
+
+def flags(command: click.Command) -> set[str]:
+    return {name for option in command.params for name in option.opts} | {"--help"}

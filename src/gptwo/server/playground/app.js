@@ -57,7 +57,7 @@ const writer = new Writer({
     parameters.reveal(name);
   },
 });
-const scorer = new Scorer({ doc, model, idle: () => !writer.running, refused: (sentence) => notices.show(sentence) });
+const scorer = new Scorer({ doc, model, idle: () => !writer.running, refused: (sentence) => notices.show(sentence), settled: draw });
 const alternatives = new Alternatives($("alternatives"), surface, (unit, text) => writer.take(unit, text));
 
 /** The document, or what is going on, is another: show it. */
@@ -95,6 +95,7 @@ function draw() {
       },
     });
     drawLegend($("legend"), $("perplexity"), doc.state.units, colours);
+    $("legend").setAttribute("aria-busy", String(scorer.waiting));
     keep();
   });
 }

@@ -23,14 +23,20 @@ export class Scorer {
   #abort = null;
   #done = null; // the text that was scored last, so that nothing is asked twice
 
-  /** parts: {doc, model, idle, refused}: idle() says whether this is a good moment, refused(sentence) that there is none. */
+  /** parts: {doc, model, idle, refused, settled}: idle() says whether this is a good moment, refused(sentence) that there is none. */
   constructor(parts) {
     Object.assign(this, parts);
+  }
+
+  /** Whether probabilities are on their way. */
+  get waiting() {
+    return this.#timer !== null || this.#abort !== null;
   }
 
   /** The document may have changed. */
   wake(on) {
     clearTimeout(this.#timer);
+    this.#timer = null;
     if (!on || this.doc.text === "" || !this.idle() || this.doc.text === this.#done || !this.#lacks()) return;
     this.#timer = setTimeout(() => this.#score(), REST);
   }
@@ -45,6 +51,7 @@ export class Scorer {
   }
 
   async #score() {
+    this.#timer = null;
     this.#abort?.abort();
     const abort = new AbortController();
     this.#abort = abort;
@@ -59,6 +66,9 @@ export class Scorer {
     } catch (error) {
       // Colours are a help: where they cannot be had now, the text is shown without, and tried again after a change.
       if (error.kind === "refused") this.refused(error.message);
+    } finally {
+      if (this.#abort === abort) this.#abort = null;
+      this.settled();
     }
   }
 }
