@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import logging
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from tiny_models import TOKENIZER, ToyDecoder
 
 from gptwo.loading import OpenModel
 from gptwo.server.app import create_app
+from gptwo.server.log import configure_logging
 from gptwo.server.service import Service
 from gptwo.server.settings import ServerSettings
 
@@ -145,3 +148,15 @@ def assert_error(response: httpx2.Response, status: int, param: str | None = Non
     assert isinstance(error["type"], str)
     assert (error["param"], error["code"]) == (param, code), error
     return str(error["message"])
+
+
+@contextmanager
+def written_log() -> Iterator[io.StringIO]:
+    """What the server writes into its log meanwhile, as lines of JSON."""
+    logger, stream = logging.getLogger("gptwo.server"), io.StringIO()
+    before = logger.handlers, logger.propagate, logger.level
+    configure_logging("debug", "json")
+    logger.handlers[0].setStream(stream)  # type: ignore[attr-defined]
+    yield stream
+    logger.handlers, logger.propagate, level = before
+    logger.setLevel(level)

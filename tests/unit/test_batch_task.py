@@ -67,6 +67,7 @@ def test_a_line_of_openais_batch_file_is_taken() -> None:
         (["a"], "expected an object"),
         ({}, "the line has no prompt"),
         ({"prompts": "a"}, "did you mean 'prompts'?"),
+        ({"text": "a"}, "the line has no prompt; texts are scored with --score"),
         ({"prompt": None}, "the prompt is None, expected text or a list of token ids"),
         ({"prompt": ["a", "b"]}, "expected text or a list of token ids"),
         ({"prompt": [1, True]}, "expected text or a list of token ids"),

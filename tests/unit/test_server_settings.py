@@ -97,6 +97,14 @@ def test_a_wrong_flag_is_wrong_usage(served: list[ServerSettings], arguments: li
     assert served == []
 
 
+def test_a_path_that_is_not_there_is_told_before_the_server_listens(served: list[ServerSettings]) -> None:
+    outcome = command("./no-such-model")
+    assert "no such file or directory: './no-such-model'" in str(outcome.exception)
+    assert served == []
+    assert command("owner/only-on-the-hub").exit_code == 0  # which is asked while the server says that it loads
+    assert served[0].model == "owner/only-on-the-hub"
+
+
 def test_a_wrong_variable_is_wrong_usage_too(served: list[ServerSettings]) -> None:
     outcome = command(environment={"GPTWO_PORT": "high"})
     assert outcome.exit_code == 2

@@ -82,7 +82,8 @@ def _read(line: Line, work: Work, task: Task) -> None:
     name = "text" if work.score else "prompt"
     if name not in values:
         hint = nearest_name(name, values)
-        raise InvalidRequestError(f"the line has no {name}{hint if 'mean' in hint else ''}", param=name)
+        hint = hint if "mean" in hint else "; texts are scored with --score" if "text" in values else ""
+        raise InvalidRequestError(f"the line has no {name}{hint}", param=name)
     prompt = values.pop(name)
     ids = isinstance(prompt, list) and all(is_integer(item) for item in prompt)
     if not isinstance(prompt, str) and not ids:

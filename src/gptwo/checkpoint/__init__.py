@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gptwo.checkpoint.formats import read_checkpoint
-from gptwo.checkpoint.resolve import FoundModel, embedded_models, resolve
+from gptwo.checkpoint.resolve import FoundModel, embedded_models, find_here, resolve
 from gptwo.checkpoint.saving import check_replaceable, clear_saving_leftovers, save_checkpoint, save_packed
 from gptwo.checkpoint.stored import Checkpoint, Packed, StoredTensor
 
@@ -22,6 +22,7 @@ __all__ = [
     "check_replaceable",
     "clear_saving_leftovers",
     "embedded_models",
+    "find_here",
     "load_checkpoint",
     "resolve",
     "save_checkpoint",

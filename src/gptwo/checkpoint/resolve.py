@@ -38,24 +38,36 @@ def resolve(name_or_path: str | Path, *, revision: str | None = None, progress: 
     Raises ModelNotFoundError if there is no such thing, DownloadError if the hub cannot say or deliver,
     InvalidRequestError for a revision of something that is not on the hub.
     """
+    path = find_here(name_or_path)
+    name = str(name_or_path)
+    if path is not None:
+        if revision is not None:
+            raise InvalidRequestError(f"revision is for models on the hub, and {name!r} is here: {path}", "revision")
+        return path
+
+    from gptwo.checkpoint import hub  # takes a moment, and most loads need no hub
+
+    repository = next((model.repository for model in PUBLISHED_MODELS if model.name == name), name)
+    return hub.download(repository, revision=revision, progress=progress, otherwise=not_here(name))
+
+
+def find_here(name_or_path: str | Path) -> Path | None:
+    """The path of a checkpoint on this machine, or None for a name that only the hub can know.
+
+    Raises ModelNotFoundError for what can be neither.
+    """
     name = str(name_or_path)
     is_name = isinstance(name_or_path, str)
     path = _embedded(name) if is_name else None
     if path is None and name and os.path.exists(os.path.expanduser(name)):
         path = Path(os.path.expanduser(name))
     if path is not None:
-        if revision is not None:
-            raise InvalidRequestError(f"revision is for models on the hub, and {name!r} is here: {path}", "revision")
         return path
     if not is_name or _looks_like_a_path(name):
         raise ModelNotFoundError(f"no such file or directory: {name!r}")
     if not _REPOSITORY.fullmatch(name):
         raise ModelNotFoundError(f"{not_here(name)}, nor can a repository on the hub be called so")
-
-    from gptwo.checkpoint import hub  # takes a moment, and most loads need no hub
-
-    repository = next((model.repository for model in PUBLISHED_MODELS if model.name == name), name)
-    return hub.download(repository, revision=revision, progress=progress, otherwise=not_here(name))
+    return None
 
 
 def not_here(name: str) -> str:

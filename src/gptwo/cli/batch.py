@@ -103,8 +103,9 @@ def command(source: str, out: str, **options: Any) -> None:
         try:
             result = run_batch(settings, on_progress)
         except KeyboardInterrupt:
-            if latest is not None and parts_of(settings.out).exists():
-                note(f"stopped; what is done is in {parts_of(settings.out)}, and the same command goes on from there")
+            kept = parts_of(settings.out)
+            done = f"what is done is in {kept}" if latest is not None and kept.exists() else "nothing was done yet"
+            note(f"stopped; {done}, and the same command goes on from there")
             raise
     write(_summary(result))
     if result.lines and result.errors == result.lines:

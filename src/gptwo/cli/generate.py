@@ -156,6 +156,10 @@ def _show_text(
                 write_stream(timings.watch(pieces), params.n, prompt)
         except (InvalidRequestError, TokenizerError) as error:
             raise _placed(error, model, lines, [params]) from error
+        except KeyboardInterrupt:
+            if is_terminal(sys.stdout):
+                write("\n")  # the shell's prompt begins a line
+            raise
         return
     for i, (line, completion) in enumerate(_completions(model, lines, values, timings), 1):
         number = f"prompt {i} of {len(lines)}" if len(lines) > 1 else ""

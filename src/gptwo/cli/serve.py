@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from gptwo.checkpoint import find_here
 from gptwo.cli.loading import model_options
 from gptwo.cli.parameters import SectionedCommand, given, parameters_of
 from gptwo.cli.terminal import write
@@ -68,6 +69,7 @@ def command(served: str | None, **_: Any) -> None:
         whole = ServerSettings(**settings)
     except InvalidRequestError as error:
         raise click.UsageError(str(error)) from error
+    find_here(whole.model)  # a slip in a path is told before the server listens
     try:
         if whole.workers > 1:
             from gptwo.server.workers import serve_with_workers as serve

@@ -28,6 +28,19 @@ LINGER_BYTES = 64 * 2**20
 LINGER_SECONDS = 10.0
 
 MOST_CONTAINERS = 20_000
+# What parameters are called by other servers, which is not near what they are called here.
+ELSEWHERE = {
+    "text": "input",
+    "texts": "input",
+    "prompt": "input",
+    "content": "prompt",
+    "inputs": "prompt",
+    "ids": "tokens",
+    "n_predict": "max_tokens",
+    "max_new_tokens": "max_tokens",
+    "max_completion_tokens": "max_tokens",
+    "repeat_penalty": "repetition_penalty",
+}
 _STRINGS = re.compile(rb'"(?:[^"\\]+|\\.)*+"', re.DOTALL)
 
 
@@ -86,6 +99,8 @@ def parse(schema: type[Schema], data: bytes) -> Schema:
     if unknown is not None:
         hint = nearest_name(unknown[:100], schema.model_fields)
         hint = hint if "did you mean" in hint else "; /docs lists those there are"
+        if unknown in ELSEWHERE and ELSEWHERE[unknown] in schema.model_fields:
+            hint = f"; did you mean {ELSEWHERE[unknown]!r}?"
         raise InvalidRequestError(f"there is no parameter {shown(unknown)}{hint}", param=unknown[:100])
     try:
         return schema.model_validate(value)
