@@ -159,6 +159,25 @@ def test_another_models_name_is_not_found(app: App) -> None:
     assert "shakespeare" in message
 
 
+@pytest.mark.parametrize(
+    ("body", "tokens"),
+    [
+        ({"prompt": [1, 2, 3, 4], "max_tokens": 6}, 10),
+        ({"prompt": [[1, 2], [1, 2, 3]], "max_tokens": 1}, 7),
+        ({"prompt": [1, 2], "max_tokens": 2, "n": 2, "best_of": 3}, 12),
+        ({"prompt": [1, 2], "max_tokens": 2, "logprobs": 2}, 12),
+        ({"prompt": [1, 2], "max_tokens": 2, "prompt_logprobs": 4, "logprobs": 1}, 20),
+        ({"prompt": [1, 2], "max_tokens": None}, 64),
+        ({"prompt": [1, 2], "max_tokens": 2, "use_beam_search": True, "best_of": 4}, 16),
+    ],
+)
+def test_all_that_a_request_asks_for_together_is_limited(body: dict[str, Any], tokens: int) -> None:
+    with running_app(max_request_tokens=tokens) as app:
+        assert app.post("/v1/completions", body).status_code == 200
+    with running_app(max_request_tokens=tokens - 1) as app:
+        assert f"more than {tokens - 1} tokens" in assert_error(app.post("/v1/completions", body), 400, "max_tokens")
+
+
 def test_limits_are_the_servers_own() -> None:
     limits = {"max_n": 2, "max_best_of": 3, "max_tokens": 10, "max_stop": 1, "max_logprobs": 1, "max_prompts": 2}
     with running_app(**limits) as app:

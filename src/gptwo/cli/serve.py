@@ -27,6 +27,7 @@ SECTIONS = {
         "max_tokens",
         "max_stop",
         "max_logprobs",
+        "max_request_tokens",
         "max_score_tokens",
     ),
     "Running": ("drain_timeout", "keep_alive_interval", "log_level", "log_format", "log_prompts"),

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from gptwo.engine import Request, TokenLogprob
+from gptwo.errors import InvalidRequestError
 from gptwo.loading import OpenModel
 from gptwo.sampling import SamplingParams
 from gptwo.server.logprobs import LogprobLists, prompt_tokens
-from gptwo.server.parameters import Params, Prompt, encode_prompt, params_of, prompts_of
+from gptwo.server.parameters import Params, Prompt, encode_prompt, params_of, prompts_of, tokens_of
 from gptwo.server.runner import Runner
 from gptwo.server.schemas import CompletionRequest
 from gptwo.server.service import Service
@@ -93,7 +94,17 @@ def ask(service: Service, runner: Runner, body: CompletionRequest) -> Asked:
     model, settings = runner.model, service.settings
     params = params_of(body, settings, model.config.n_positions)
     prompts = prompts_of("prompt", body.prompt, settings.max_prompts)
-    asked = [_ask_prompt(runner, prompt, body, params, settings.max_tokens) for prompt in prompts]
+    asked = []
+    left = settings.max_request_tokens
+    for prompt in prompts:
+        asked.append(_ask_prompt(runner, prompt, body, params, settings.max_tokens))
+        left -= tokens_of(asked[-1].request.prompt_ids, params, model.config.n_positions)
+        if left < 0:
+            raise InvalidRequestError(
+                f"the request's prompts and texts, with all alternatives, have more than {settings.max_request_tokens} "
+                "tokens, which is this server's limit (--max-request-tokens says so)",
+                "max_tokens",
+            )
     head = {
         "id": f"cmpl-{uuid.uuid4().hex}",
         "object": "text_completion",

@@ -95,6 +95,18 @@ def encode_prompt(model: OpenModel, prompt: Prompt, body: CompletionRequest, par
     return ids[max(0, len(ids) - keep) :]
 
 
+def tokens_of(prompt_ids: Sequence[int], params: Params, positions: int) -> int:
+    """How much a prompt asks for, at most: its tokens and those of its texts, with every alternative to them.
+
+    Example: 4 tokens of prompt, max_tokens 6, best_of 2 and logprobs 1 are 2 · (4 + 6) · (1 + 1) = 40.
+    """
+    new = positions - len(prompt_ids) if params.max_tokens is None else params.max_tokens
+    if isinstance(params, BeamParams):
+        return params.num_beams * (len(prompt_ids) + new)
+    width = params.best_of or params.n
+    return width * (len(prompt_ids) + new) * (1 + max(params.logprobs or 0, params.prompt_logprobs or 0))
+
+
 def _structured(body: CompletionRequest, given: dict[str, Any]) -> dict[str, Any]:
     """OpenAI's response_format as vLLM's structured_outputs."""
     wanted = body.response_format

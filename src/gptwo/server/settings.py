@@ -112,6 +112,12 @@ class ServerSettings:
     )
     max_stop: int = option(16, integer(0, MOST_STOP_STRINGS), "Most stop strings in a request.")
     max_logprobs: int = option(20, integer(0), "Most alternatives for each token (logprobs and prompt_logprobs).")
+    max_request_tokens: int = option(
+        2**20,
+        integer(1),
+        "Most tokens of one completion request: those of its prompts and texts, best_of times, and once more for each "
+        "alternative of logprobs.",
+    )
     max_score_tokens: int = option(2**17, integer(1), "Most tokens that one request may have scored.")
 
     drain_timeout: float = option(
