@@ -41,22 +41,24 @@ def turn_by_turn(
 
     A round before the first is not counted. pause: seconds of rest before each, for threads of the one before that
     still spin. done: called after each run, with the key of the task. hopeless: a task that took so many times as long
-    as the fastest in the first round that counts is not run again.
+    as the fastest in the first round that counts is not run again; nor is one that took three times that before, whose
+    only figure that is.
     """
     seconds: dict[Key, list[float]] = {key: [] for key in tasks}
     for repetition in range(repetitions + 1):
-        if repetition == 2:
-            fastest = min(
-                (taken[0] for taken in seconds.values() if taken[0] > 0), default=0.0
-            )  # 0 is a task that failed
-            tasks = {key: task for key, task in tasks.items() if seconds[key][0] <= hopeless * fastest}
         for key, task in tasks.items():
             if pause:
                 time.sleep(pause)
-            taken = task()
-            if repetition:
-                seconds[key].append(taken)
+            seconds[key].append(task())
             done(key)
+        if repetition < 2:
+            limit = hopeless * (1 if repetition else 3)
+            fastest = min(
+                (taken[-1] for taken in seconds.values() if taken[-1] > 0), default=1.0
+            )  # 0 is one that failed
+            tasks = {key: task for key, task in tasks.items() if seconds[key][-1] <= limit * fastest}
+        if repetition == 0:
+            seconds = {key: [] if key in tasks else taken for key, taken in seconds.items()}
     return {key: Times(tuple(taken)) for key, taken in seconds.items()}
 
 
