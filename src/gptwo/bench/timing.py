@@ -53,9 +53,8 @@ def turn_by_turn(
             done(key)
         if repetition < 2:
             limit = hopeless * (1 if repetition else 3)
-            fastest = min(
-                (taken[-1] for taken in seconds.values() if taken[-1] > 0), default=1.0
-            )  # 0 is one that failed
+            worked = [taken[-1] for taken in seconds.values() if taken[-1] > 0]  # 0 is one that failed
+            fastest = min(worked, default=1.0)
             tasks = {key: task for key, task in tasks.items() if seconds[key][-1] <= limit * fastest}
         if repetition == 0:
             seconds = {key: [] if key in tasks else taken for key, taken in seconds.items()}
