@@ -136,7 +136,7 @@ class PeerProcess:
             self._process.kill()
             raise BenchError(f"{self.title}: no answer in {patience:.0f} s") from None
         if not line:
-            raise BenchError(f"{self.title}: the worker ended without an answer; its messages are in {self._log}")
+            raise BenchError(f"{self.title}: the worker ended without an answer; see {self._log.name} beside its model")
         try:
             answer = json.loads(line)
         except ValueError:
