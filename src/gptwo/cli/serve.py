@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from gptwo.checkpoint import find_here
 from gptwo.cli.loading import model_options
 from gptwo.cli.parameters import SectionedCommand, given, parameters_of
 from gptwo.cli.terminal import write
@@ -70,6 +69,8 @@ def command(served: str | None, **_: Any) -> None:
         whole = ServerSettings(**settings)
     except InvalidRequestError as error:
         raise click.UsageError(str(error)) from error
+    from gptwo.checkpoint import find_here
+
     find_here(whole.model)  # a slip in a path is told before the server listens
     try:
         if whole.workers > 1:
