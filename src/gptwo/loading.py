@@ -43,7 +43,7 @@ class OpenModel:
             return list(prompt)
         if self.tokenizer is None:
             raise InvalidRequestError(
-                f"{self.name} has no tokenizer: give token ids, or load it with tokenizer=", param="prompt"
+                f"{self.name} has no tokenizer: give token ids, or name one (tokenizer=, --tokenizer)", param="prompt"
             )
         if not endless and self.tokenizer.certainly_exceeds(prompt, self.config.n_positions):
             raise ContextLengthError(

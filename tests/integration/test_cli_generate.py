@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -139,8 +140,13 @@ def test_stats_go_to_standard_error(options: list[str], streamed: bool, capsys: 
     out, err = capsys.readouterr()
     assert "tokens/s" not in out
     assert err.startswith("load ")
-    assert err.endswith(" tokens/s  5 tokens\n")
     assert ("first token" in err) is streamed
+    found = re.fullmatch(r".* tokens/s  5 tokens(?:  seed (\d+))?\n", err)
+    assert found
+    assert (found[1] is None) is ("--beams" in options)
+    if found[1] is not None:  # and with the seed that was told the text can be had again
+        again = run(capsys, "generate", PROMPT, "--ignore-eos", "--max-tokens", "5", *options, "--seed", found[1])
+        assert again == out
 
 
 # ---- many prompts

@@ -66,7 +66,7 @@ def test_a_line_of_openais_batch_file_is_taken() -> None:
         (None, "the line is longer than"),
         (["a"], "expected an object"),
         ({}, "the line has no prompt"),
-        ({"prompts": "a"}, "did you mean 'prompts'?"),
+        ({"prompts": "a"}, "the line has no prompt, but 'prompts'"),
         ({"text": "a"}, "the line has no prompt; texts are scored with --score"),
         ({"prompt": None}, "the prompt is None, expected text or a list of token ids"),
         ({"prompt": ["a", "b"]}, "expected text or a list of token ids"),
@@ -112,5 +112,5 @@ def test_parameters_that_no_file_could_remember_are_refused() -> None:
 def test_a_line_to_be_scored_has_a_text_and_whatever_else() -> None:
     task = task_of({"text": "a", "id": "x", "meta": {"source": "web"}}, score=True)
     assert (task.error, task.id, task.prompt) == (None, "x", "a")
-    assert "the line has no text" in str(task_of({"prompt": "a"}, score=True).error)
+    assert "no text; prompts are continued without --score" in str(task_of({"prompt": "a"}, score=True).error)
     assert "not for scoring" in str(task_of({"body": {}}, score=True).error)

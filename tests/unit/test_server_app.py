@@ -92,10 +92,10 @@ def test_the_end_of_text_is_text_unless_it_is_asked_for(app: App) -> None:
         ("/detokenize", {"tokens": [1.0]}, "tokens"),
         ("/detokenize", {"tokens": [True]}, "tokens"),
         ("/v1/score", {}, "input"),
-        ("/v1/score", {"input": ""}, "text"),
+        ("/v1/score", {"input": ""}, "input"),
         ("/v1/score", {"input": "a", "logprobs": 21}, "logprobs"),
         ("/v1/score", {"input": "a", "logprobs": math.nan}, "logprobs"),
-        ("/v1/score", {"input": [[]]}, "text"),
+        ("/v1/score", {"input": [[]]}, "input"),
     ],
     ids=str,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -81,8 +82,10 @@ def _read(line: Line, work: Work, task: Task) -> None:
         task.model = str(values.pop("model", task.model))
     name = "text" if work.score else "prompt"
     if name not in values:
-        hint = nearest_name(name, values)
-        hint = hint if "mean" in hint else "; texts are scored with --score" if "text" in values else ""
+        near = difflib.get_close_matches(name, map(str, values), n=1)
+        hint = f", but {shown(near[0])}" if near else ""
+        if "prompt" in values or "text" in values:
+            hint = "; prompts are continued without --score" if work.score else "; texts are scored with --score"
         raise InvalidRequestError(f"the line has no {name}{hint}", param=name)
     prompt = values.pop(name)
     ids = isinstance(prompt, list) and all(is_integer(item) for item in prompt)

@@ -44,5 +44,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"checkpoint {path}: cannot be read: {error}") from error
     if (path / "model" / "config.json").is_file():
         raise CheckpointError(f"checkpoint {path}: holds no model itself; did you mean {path / 'model'}?")
+    if (path / "config.json").is_file():
+        raise CheckpointError(f"checkpoint {path}: has a config.json but no weights (model.safetensors, or as pickle)")
     known_formats = "; ".join(f"{known.name}: {known.looks_like}" for known in FORMATS)
     raise CheckpointError(f"checkpoint {path}: no known format is there ({known_formats})")

@@ -27,8 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _discard_output()
         return 0
     except KeyboardInterrupt:
-        if arguments is None:  # the process ends: another Ctrl-C would only make that noisy
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if arguments is None:  # the process ends
+            _end_by_interrupt()
         return 130
     except OSError as error:
         if error.errno not in _DISK_ERRORS or error.filename is not None:
@@ -78,6 +78,21 @@ def _say(message: str) -> None:
     if sys.stderr is not None:
         with contextlib.suppress(OSError):  # nobody reads it; the exit code still tells
             print(f"gptwo: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+def _end_by_interrupt() -> None:
+    """End the process by SIGINT itself: only so does a shell know that its loop or script is to end too."""
+    from gptwo.cli.terminal import is_terminal, note
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # another Ctrl-C would only make what follows noisy
+    if is_terminal(sys.stderr):
+        note("")  # the terminal has shown ^C
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    if sys.platform != "win32":
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def _discard_output() -> None:

@@ -53,8 +53,9 @@ def command(source: str, out: str, **options: Any) -> None:
     OpenAI's batch files, {"custom_id", "method", "url", "body"}, are taken too, and in *.jsonl answered in their shape.
 
     OUT is *.parquet (which needs the extra `batch`) or *.jsonl, and has a row for each line, in their order. A line
-    that cannot be answered has an "error" in its row. OUT appears when it is whole; until then OUT.parts holds what is
-    done, and the same command goes on from there, after Ctrl-C, `kill -9` or a power cut.
+    that cannot be answered has an "error" in its row; the exit code is 1 if none could be. OUT appears when it is
+    whole; until then OUT.parts holds what is done, and the same command goes on from there, after Ctrl-C, `kill -9` or
+    a power cut.
 
     Each line's seed comes from --seed and the line's place, and is in its row.
     """
@@ -104,8 +105,10 @@ def command(source: str, out: str, **options: Any) -> None:
             result = run_batch(settings, on_progress)
         except KeyboardInterrupt:
             kept = parts_of(settings.out)
-            done = f"what is done is in {kept}" if latest is not None and kept.exists() else "nothing was done yet"
-            note(f"stopped; {done}, and the same command goes on from there")
+            if latest is not None and kept.exists():
+                note(f"stopped; what is done is in {kept}, and the same command goes on from there")
+            else:
+                note("stopped before the first part was whole; the same command begins afresh")
             raise
     write(_summary(result))
     if result.lines and result.errors == result.lines:

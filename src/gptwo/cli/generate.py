@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -42,7 +43,9 @@ OPTIONS: list[click.Parameter] = [
     click.Argument(["prompt"], required=False),
     click.Option(["-f", "--file"], metavar="FILE", help="Prompts, one a line, or objects a line in a .jsonl file."),
     click.Option(["as_json", "--json"], is_flag=True, help="One JSON object for each prompt, on a line."),
-    click.Option(["--stats"], is_flag=True, help="Load time, time to the first token and speed, on standard error."),
+    click.Option(
+        ["--stats"], is_flag=True, help="Load time, time to first token, speed and seed, on standard error."
+    ),
     click.Option(
         ["--echo/--no-echo"], default=None, help="Write the prompt before its continuation.  [default: on a terminal]"
     ),
@@ -83,6 +86,8 @@ def command(prompt: str | None, file: str | None, **options: Any) -> None:
     lines = read_prompts(file) if file is not None else [PromptLine(read_prompt(prompt or ""))]
     for line in lines:
         _params(values, line, without_length)
+    if options["stats"] and len(lines) == 1 and values.keys().isdisjoint({"seed", "num_beams"}):
+        values["seed"] = secrets.randbits(63)  # chosen here, so that it can be told
     began = time.perf_counter()
     with closing(load_model(options)) as model:
         timings = Timings(load=time.perf_counter() - began)
@@ -90,7 +95,8 @@ def command(prompt: str | None, file: str | None, **options: Any) -> None:
         show = _show_json if options["as_json"] else _show_text
         show(model, lines, values, timings, echo)
         if options["stats"]:
-            note(timings.line())
+            seed = f"  seed {values['seed']}" if "seed" in values else ""
+            note(timings.line() + seed)
 
 
 def _params(values: dict[str, Any], line: PromptLine, adjust: Callable[[dict[str, Any]], dict[str, Any]]) -> Params:
@@ -156,10 +162,6 @@ def _show_text(
                 write_stream(timings.watch(pieces), params.n, prompt)
         except (InvalidRequestError, TokenizerError) as error:
             raise _placed(error, model, lines, [params]) from error
-        except KeyboardInterrupt:
-            if is_terminal(sys.stdout):
-                write("\n")  # the shell's prompt begins a line
-            raise
         return
     for i, (line, completion) in enumerate(_completions(model, lines, values, timings), 1):
         number = f"prompt {i} of {len(lines)}" if len(lines) > 1 else ""

@@ -55,7 +55,7 @@ def _shape(config: GPTConfig) -> dict[str, int | None]:
 
 def _table(title: str, models: list[dict[str, Any]]) -> None:
     if not models:
-        write(f" {title.partition(':')[0]}: none\n\n")
+        write(f"{title.partition(':')[0]}: none\n\n")
         return
     last = "repository" if "repository" in models[0] else "size"
     rows = [

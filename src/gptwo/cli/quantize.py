@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gptwo.cli.loading import as_path, threads_option
-from gptwo.cli.terminal import bar, write, write_json
+from gptwo.cli.terminal import bar, note, write, write_json
 from gptwo.cli.text_input import read_text
 from gptwo.errors import CheckpointError, InvalidRequestError
 
@@ -116,6 +116,8 @@ def command(model: str, out: str, text: str | None, report: bool, as_json: bool,
         write_json({"path": str(target), **dataclasses.asdict(result)})
     else:
         write("".join(f"{name:<17}{value}\n" for name, value in (("path", str(target)), *_rows(result))))
+        if text is None and comparison is not None:
+            note("the sample is plain English prose; --text FILE names what the model is for")
 
 
 def _pack(checkpoint: Checkpoint, weights: str, threads: int | None) -> tuple[NativeDecoder, Packed]:

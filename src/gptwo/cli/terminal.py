@@ -109,11 +109,15 @@ def print_table(
     console = Console(highlight=False, width=None if is_terminal(sys.stdout) else 1000)
     table = Table(title=Text(visible(title)), title_justify="left", box=box.SIMPLE_HEAD)
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        number = column in right
+        table.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=number)
     for row in rows:
         table.add_row(*(Text(visible(cell)) for cell in row))
-    if sys.stdout is not None:
+    with console.capture() as captured:  # for rich would end the process where a reader has gone away
         console.print(table)
+    if sys.stdout is not None:
+        sys.stdout.write(captured.get())
+        sys.stdout.flush()
 
 
 def _finite(value: Any) -> Any:

@@ -197,6 +197,8 @@ async def _on_error(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException) and error.status_code in (404, 405):
         path = shown(request.url.path)
         said = f"{path} takes no {request.method}" if error.status_code == 405 else f"there is nothing at {path}"
+        if request.url.path.endswith("/chat/completions"):
+            said += ": GPT-2 continues text and has no chat; ask /v1/completions"
         error = HTTPException(error.status_code, said, dict(error.headers or {}))
     body, status = body_of(error), status_of(error)
     fields = record_of(request.scope)

@@ -102,7 +102,7 @@ def ask(service: Service, runner: Runner, body: CompletionRequest) -> Asked:
         if left < 0:
             raise InvalidRequestError(
                 f"the request's prompts and texts, with all alternatives, have more than {settings.max_request_tokens} "
-                "tokens, which is this server's limit (--max-request-tokens says so)",
+                "tokens, which is this server's limit; --max-request-tokens sets that",
                 "max_tokens",
             )
     head = {

@@ -143,7 +143,8 @@ def _check_limits(body: CompletionRequest, params: Params, settings: ServerSetti
     _at_most("best_of", width, max(settings.max_best_of, settings.max_n if body.best_of is None else 0))
     slides = isinstance(params, SamplingParams) and params.overflow == "slide"
     if settings.max_tokens is not None or slides:
-        _at_most("max_tokens", params.max_tokens, positions if settings.max_tokens is None else settings.max_tokens)
+        most = positions if settings.max_tokens is None else settings.max_tokens
+        _at_most("max_tokens", params.max_tokens, most)
     if isinstance(params, SamplingParams):
         if len(params.stop_strings) > settings.max_stop:
             raise InvalidRequestError(
@@ -159,7 +160,7 @@ def _check_limits(body: CompletionRequest, params: Params, settings: ServerSetti
 
 def _at_most(name: str, value: int | None, most: int) -> None:
     if value is not None and value > most:
-        raise InvalidRequestError(f"{name} is {value}, this server takes at most {most} ({_flag(name)} says so)", name)
+        raise InvalidRequestError(f"{name} is {value}, this server takes at most {most}; {_flag(name)} sets that", name)
 
 
 def _flag(name: str) -> str:

@@ -79,6 +79,8 @@ def _ask(service: Service, runner: Runner, data: bytes) -> Asked:
                 "input",
             )
         texts.append(ids)
+        if not ids:
+            raise InvalidRequestError("there is nothing to score: a text has no tokens", "input")
         found = windows(len(ids), model.config.n_positions)
         parts.append([Part(runner.prepare(ids[start:end], params), fresh) for start, end, fresh in found])
     return Asked(body, name, texts, parts)
