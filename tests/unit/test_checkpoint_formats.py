@@ -180,7 +180,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
     CONFIG.save(tmp_path / "config.json")
     os.mkfifo(tmp_path / name)
     for path in (tmp_path, tmp_path / name):
-        with pytest.raises(CheckpointError, match="no known format is there|has a config.json but no weights"):
+        with pytest.raises(CheckpointError, match=r"no known format is there|has a config.json but no weights"):
             load_checkpoint(path)
 
 

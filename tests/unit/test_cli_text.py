@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from gptwo.cli import terminal
 from gptwo.cli.commands import COMMANDS
 from gptwo.cli.generate import write_stream
 from gptwo.cli.generation import Timings
@@ -231,3 +232,14 @@ def test_the_table_of_commands_says_what_each_commands_help_says() -> None:
     names = list(COMMANDS)
     assert names[:6] == ["generate", "interactive", "models", "tokenize", "top", "score"]
     assert all(line.endswith(".") and module == f"gptwo.cli.{name}" for name, (module, line) in COMMANDS.items())
+
+
+def test_long_work_off_a_terminal_says_how_far_it_is_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with terminal.bar("training") as show:
+        show(0.5, "loss 1.000")  # within the first minute: nothing
+        monkeypatch.setattr(terminal, "BETWEEN_LINES", 0.0)
+        show(0.75, "loss 0.900")
+        show(1.0, "")
+    assert capsys.readouterr() == ("", "training 75%  loss 0.900\ntraining 100%\n")

@@ -43,9 +43,7 @@ OPTIONS: list[click.Parameter] = [
     click.Argument(["prompt"], required=False),
     click.Option(["-f", "--file"], metavar="FILE", help="Prompts, one a line, or objects a line in a .jsonl file."),
     click.Option(["as_json", "--json"], is_flag=True, help="One JSON object for each prompt, on a line."),
-    click.Option(
-        ["--stats"], is_flag=True, help="Load time, time to first token, speed and seed, on standard error."
-    ),
+    click.Option(["--stats"], is_flag=True, help="Load time, time to first token, speed and seed, on standard error."),
     click.Option(
         ["--echo/--no-echo"], default=None, help="Write the prompt before its continuation.  [default: on a terminal]"
     ),

@@ -7,11 +7,14 @@ import json
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from gptwo.tokenizer import Tokenizer
+
+BETWEEN_LINES = 60.0  # seconds
 
 # A model may generate any character. On a terminal those that steer it are shown as pictures (U+2400 and on), or, for
 # the second set of controls, as U+FFFD; line feed and tab stay.
@@ -132,9 +135,20 @@ def _finite(value: Any) -> Any:
 
 @contextlib.contextmanager
 def bar(description: str) -> Iterator[Callable[[float, str], None]]:
-    """A bar for long work, if standard error is a terminal; call it with the share that is done and a note."""
+    """A bar for long work; call it with the share that is done and a note.
+
+    Where standard error is no terminal, what the bar would say is a line there, once a minute.
+    """
     if not is_terminal(sys.stderr):
-        yield lambda share, words: None
+        told = time.monotonic()
+
+        def tell(share: float, words: str) -> None:
+            nonlocal told
+            if time.monotonic() - told >= BETWEEN_LINES:
+                told = time.monotonic()
+                note(f"{description} {share:.0%}  {words}".rstrip())
+
+        yield tell
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
