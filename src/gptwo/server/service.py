@@ -74,7 +74,7 @@ class Service:
     @property
     def busy(self) -> bool:
         """Whether the queue is full."""
-        return self._runner is not None and self._runner.waiting >= self.settings.max_queue
+        return self._runner is not None and self._runner.full
 
     @property
     def loader_is_running(self) -> bool:
