@@ -8,6 +8,7 @@ An engine is used from one thread at a time.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 from collections import deque
@@ -64,6 +65,7 @@ class Engine:
         self._max_sequences, self._chunk_tokens = max_sequences, chunk_tokens
         self._exact = bool(getattr(decoder, "exact", False))
         most_blocks = _default_blocks(decoder.config) if prefix_blocks is None else prefix_blocks
+        self._most_blocks = most_blocks
         self._prefixes = PrefixCache(decoder, most_blocks if self._exact else 0)
         self._statistics = Statistics()
         self._resources = Resources(decoder, tokenizer, self._prefixes, self._statistics, self._exact)
@@ -124,6 +126,22 @@ class Engine:
         self._waiting.clear()
         self._said.clear()
         self.clear_prefixes()
+
+    def renewed(self) -> Engine:
+        """One like this that has nothing to do, in place of this one: for a process that was forked in the middle of a
+        step of a thread that is not there. Numbers go on, so that none means two requests.
+        """
+        other = Engine(
+            self._decoder,
+            self._tokenizer,
+            max_sequences=self._max_sequences,
+            chunk_tokens=self._chunk_tokens,
+            prefix_blocks=self._most_blocks,
+        )
+        other._numbers = self._numbers
+        with contextlib.suppress(GptwoError):  # the decoder has forgotten its sequences if that thread was in it
+            self.close()
+        return other
 
     @property
     def waiting(self) -> int:
