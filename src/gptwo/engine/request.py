@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from gptwo.config import GPTConfig
+from gptwo.engine.prefix_cache import BLOCK
 from gptwo.errors import ContextLengthError, InvalidRequestError, TokenizerError
 from gptwo.options import is_integer, shown
 from gptwo.sampling import BeamParams, SamplingParams, StructuredOutputs
@@ -44,6 +45,16 @@ class Request:
         """The most sequences that the request holds at a time."""
         params = self.params
         return params.num_beams if isinstance(params, BeamParams) else params.best_of or params.n
+
+    def blocks(self, positions: int) -> int:
+        """The most blocks of 64 positions that its texts come to hold in a model of so many positions.
+
+        Example: 100 tokens of prompt, max_tokens 100 and n=3 are 1 whole block that they share and 3 times 3.
+        """
+        length = len(self.prompt_ids) + self.max_tokens
+        most = -(-min(length, positions) // BLOCK)
+        shared = len(self.prompt_ids) // BLOCK if length <= positions else 0
+        return shared + self.width * (most - shared)
 
 
 def make_request(
