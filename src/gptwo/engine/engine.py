@@ -93,9 +93,16 @@ class Engine:
         return request.id
 
     def prepare(
-        self, prompt_ids: Sequence[int], params: SamplingParams | BeamParams, *, keep_logits: KeepLogits = "none"
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams | BeamParams,
+        *,
+        keep_logits: KeepLogits = "none",
+        like: Request | None = None,
     ) -> Request:
         """A request with a number of its own, checked and not queued. Any thread may call this at any time.
+
+        like: another request that this engine has prepared, perhaps with the same parameters, which saves work.
 
         Raises InvalidRequestError or ContextLengthError for what can never be answered.
         """
@@ -106,6 +113,7 @@ class Engine:
             config=self._decoder.config,
             tokenizer=self._tokenizer,
             keep_logits=keep_logits,
+            like=like,
         )
         blocks = request.blocks(self._positions)
         if self._max_blocks is not None and blocks > self._max_blocks:

@@ -111,13 +111,17 @@ class Runner:
     # ---- requests
 
     def prepare(
-        self, prompt_ids: Sequence[int], params: SamplingParams | BeamParams, keep_logits: KeepLogits = "none"
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams | BeamParams,
+        keep_logits: KeepLogits = "none",
+        like: Request | None = None,
     ) -> Request:
         """A request that is checked and not submitted yet. Any thread may call this.
 
         Raises InvalidRequestError or ContextLengthError for what can never be answered.
         """
-        return self.engine.prepare(prompt_ids, params, keep_logits=keep_logits)
+        return self.engine.prepare(prompt_ids, params, keep_logits=keep_logits, like=like)
 
     def submit(self, requests: Sequence[Request]) -> list[Ticket]:
         """Queue prepared requests, each of them once: all, or none if it raises.
