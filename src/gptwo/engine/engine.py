@@ -264,7 +264,7 @@ class Engine:
         if self._waiting and self._waiting[0] in self._running:
             self._waiting.popleft()  # an interruption came between the two lines below
         held = sum(run.width for run in self._running)
-        blocks = sum(run.request.blocks(self._positions) for run in self._running) if self._max_blocks else 0
+        blocks = sum(run.request.blocks(self._positions) for run in self._running) if self._waiting else 0
         room = Room(self._chunk_tokens, DRAFT_ROWS - held, cuts=self._exact)
         self._prefixes.begin_step()
         waiting = [run for run in self._running if run.waits]
