@@ -106,7 +106,11 @@ class Connection:
     def answer(self) -> tuple[int, Any]:
         """Status and JSON of an answer with a length."""
         status, headers = self.status()
-        return status, json.loads(self._file.read(int(headers["content-length"])))
+        return status, self.body(headers)
+
+    def body(self, headers: dict[str, str]) -> Any:
+        """The JSON behind the headers that were read."""
+        return json.loads(self._file.read(int(headers["content-length"])))
 
     def event(self) -> str | None:
         """The next event of a stream in chunks: its data; None at its proper end. Comments are left out."""

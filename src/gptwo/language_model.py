@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
@@ -72,13 +74,19 @@ class LanguageModel:
     Whoever waits for an answer runs the engine's steps, in turn with all others who wait. If one of them is
     interrupted, by Ctrl-C say, its requests are dropped and the others go on; only a request whose token was being
     chosen at that moment ends, with a DecoderError.
+
+    A process that is forked has the model too. If another thread had a turn at that moment, nothing is under way in it.
     """
 
     def __init__(self, decoder: Decoder, tokenizer: Tokenizer | None, *, name: str = "model") -> None:
         self.name = name
         self.tokenizer = tokenizer
         self._model = OpenModel(name, decoder, tokenizer)
-        self._engine = Engine(decoder, tokenizer)
+        self._begin(Engine(decoder, tokenizer))
+        _MODELS.add(self)
+
+    def _begin(self, engine: Engine) -> None:
+        self._engine = engine
         # Only a lock that knows its owner can be released for certain by one who was interrupted while taking it.
         self._door, self._lock = threading.Lock(), threading.RLock()
         self._owner: int | None = None  # the thread that has a turn
@@ -231,6 +239,14 @@ class LanguageModel:
                 pass
             self._cancel_dropped()
 
+    def _renew_after_fork(self) -> None:
+        """In a forked process, before anything else there: nobody gives back what other threads had."""
+        if self._lock.acquire(blocking=False):  # it was nobody's turn, or this thread's
+            self._lock.release()
+            self._door = threading.Lock()
+        else:
+            self._begin(self._engine.renewed())
+
     def _drop(self, requests: Sequence[int]) -> None:
         """Cancel requests, at once or at the end of the turn that somebody has.
 
@@ -341,6 +357,18 @@ class LanguageModel:
         (completion,) = self._complete(self._add_all([ids], [SamplingParams(max_tokens=0)], keep=keep))
         assert completion.prompt_logits is not None
         return completion.prompt_logits
+
+
+_MODELS: weakref.WeakSet[LanguageModel] = weakref.WeakSet()
+
+
+def _renew_all() -> None:
+    for model in list(_MODELS):
+        model._renew_after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_all)
 
 
 def _is_one_prompt(prompts: object) -> bool:

@@ -139,6 +139,29 @@ def test_headers_that_do_not_come_end_the_connection(hasty: Server, sent: bytes)
     assert connection.at_end()
 
 
+FEW_FILES = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({0}, {0}))"
+SHAPED = {"prompt": "a", "max_tokens": 2, "structured_outputs": {"regex": "[a-z]+"}}
+
+
+def test_connections_leave_files_for_what_else_a_request_needs() -> None:
+    with running_server(before=FEW_FILES.format(64)) as server:
+        held = [server.connect() for _ in range(40)]
+        for connection in held:
+            connection.send(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        answers = [connection.status() for connection in held]
+        statuses = [status for status, _ in answers]
+        assert statuses in ([200] * 32 + [503] * 8, [200] * 31 + [503] * 9)  # one that asked before may still be there
+        assert answers[-1][1]["retry-after"] == "1"
+        held[0].post("/v1/completions", SHAPED)
+        assert held[0].body(answers[0][1])["status"] == "ok"
+        assert held[0].answer()[0] == 200
+        for connection in held:
+            connection.close()
+        while server.get("/health")[0] == 503:
+            assert server.process.poll() is None
+        assert "defect" not in server.log
+
+
 def test_a_client_that_reads_nothing_of_its_answer_is_left(hasty: Server) -> None:
     files = Path(f"/proc/{hasty.process.pid}/fd")
     before = len([*files.iterdir()])

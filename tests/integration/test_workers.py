@@ -170,7 +170,7 @@ def endless_stream(server: Server) -> Iterator[http.client.HTTPResponse]:
             yield response
 
 
-LONG = ("--workers", "2", "--max-tokens", str(10**8))
+LONG = ("--workers", "2", "--max-tokens", str(10**8), "--max-request-tokens", str(10**9))
 
 
 def test_sigterm_gives_streams_their_time_and_then_ends_them(tiny_checkpoint: Path) -> None:

@@ -9,9 +9,9 @@ import pytest
 from server_tools import App, assert_error, running_app, toy_model
 from tiny_models import TOKENIZER, ToyDecoder, script
 
-from gptwo.engine import Completion
+from gptwo.engine import Completion, request
 from gptwo.language_model import LanguageModel
-from gptwo.sampling import BeamParams, SamplingParams
+from gptwo.sampling import BeamParams, SamplingParams, grammar
 
 CONTEXT = "context_length_exceeded"
 END = TOKENIZER.end_of_text_id
@@ -166,6 +166,34 @@ def test_a_text_may_have_to_be_of_some_shape(app: App, body: dict[str, Any]) -> 
     texts = [choice["text"].strip() for choice in app.complete(**ask)["choices"]]
     assert {*texts} <= {"true", "false"}
     assert [one["text"].strip() for one in joined(app.stream(**ask), 3)] == texts
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_several_prompts_share_is_made_once(app: App, monkeypatch: pytest.MonkeyPatch, stream: bool) -> None:
+    body = {"max_tokens": 6, "seed": 2, "bad_words": ["e", " we"], "structured_outputs": {"regex": "[a-z ]{4,9}"}}
+    prompts = ["we", "hear me", "", "so"]
+    alone = [app.complete(prompt=prompt, **body)["choices"][0]["text"] for prompt in prompts]
+    made: list[str] = []
+    for module, name in ((grammar, "compile_grammar"), (request, "_bad_words")):
+        method = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda *arguments, name=name, method=method: made.append(name) or method(*arguments)
+        )
+    if stream:
+        texts = dict.fromkeys(range(4), "")
+        for event in app.stream(prompt=prompts, **body):
+            for choice in event["choices"]:
+                texts[choice["index"]] += choice["text"]
+        assert [*texts.values()] == alone
+    else:
+        assert [choice["text"] for choice in app.complete(prompt=prompts, **body)["choices"]] == alone
+    assert sorted(made) == ["_bad_words", "compile_grammar"]
+
+
+@pytest.mark.parametrize("word", ["a" * 4_000, [1] * 4_000], ids=["text", "ids"])
+def test_bad_words_of_a_whole_book_are_refused(app: App, word: str | list[int]) -> None:
+    response = app.post("/v1/completions", {"prompt": "we", "bad_words": [word] * 30})
+    assert "120,000 characters and token ids, expected at most 100,000" in assert_error(response, 400, "bad_words")
 
 
 def test_beam_search_is_that_of_the_model_alone(app: App, lm: LanguageModel) -> None:

@@ -52,6 +52,20 @@ def test_keys_that_cannot_be_read_keep_the_server_from_starting(tmp_path: Path) 
             create_app(ServerSettings(api_key_file=str(path)))
 
 
+@pytest.mark.parametrize("written", [b"\xef\xbb\xbfone\ntwo\n", b"one\r\ntwo\r\n", b" one \n\ttwo"])
+def test_marks_and_line_ends_of_other_systems_are_no_part_of_a_key(tmp_path: Path, written: bytes) -> None:
+    path = tmp_path / "keys"
+    path.write_bytes(written)
+    keys = ApiKeys.read(str(path), {})
+    assert [keys.find(b"Bearer " + key) for key in (b"one", b"two")] == [0, 1]
+
+
+@pytest.mark.parametrize("key", ["a\0", "a\x1b[0m", "\udcff"])
+def test_a_key_that_nobody_could_send_is_refused(key: str) -> None:
+    with pytest.raises(ServerError, match="control characters"):
+        ApiKeys.read(None, {"GPTWO_API_KEY": key})
+
+
 def test_what_costs_nothing_is_open_and_the_rest_is_not(key_file: str) -> None:
     with running_app(api_key_file=key_file) as app:
         for path in ("/health", "/ready", "/metrics", "/version", "/docs", "/openapi.json"):

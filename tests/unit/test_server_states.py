@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import functools
 import io
 import json
 import logging
@@ -17,6 +19,7 @@ from tiny_models import TOKENIZER, ToyDecoder
 
 import gptwo
 from gptwo.errors import CheckpointError
+from gptwo.sampling import grammar
 from gptwo.server import log, service
 from gptwo.server.log import CLIENT_GONE
 
@@ -75,6 +78,26 @@ def test_while_the_model_is_loaded_everything_says_so(monkeypatch: pytest.Monkey
     finally:
         opened.set()
         app.close()
+
+
+@pytest.mark.parametrize("place", ["subprocess.Popen", "gptwo.server.completions.ask"])
+def test_what_the_system_lacks_for_a_moment_is_a_503(
+    monkeypatch: pytest.MonkeyPatch, written: io.StringIO, place: str
+) -> None:
+    def lacks(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    shaped = {"prompt": "we", "max_tokens": 2, "structured_outputs": {"regex": "[b-y]+"}}
+    with running_app() as app:
+        with monkeypatch.context() as patches:
+            patches.setattr(place, lacks)
+            patches.setattr(grammar, "_trial", functools.cache(grammar._trial.__wrapped__))  # one that has not begun
+            response = app.post("/v1/completions", shaped)
+        assert "Too many open files" in assert_error(response, 503)
+        assert response.headers["retry-after"] == "1"
+        assert app.complete(**shaped)["choices"][0]["text"]
+    assert [line["status"] for line in lines(written)] == [503, 200]
+    assert "defect" not in written.getvalue()
 
 
 def test_a_model_that_cannot_be_loaded_is_told_to_whoever_serves(monkeypatch: pytest.MonkeyPatch) -> None:

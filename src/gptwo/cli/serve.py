@@ -16,7 +16,15 @@ PREFIX = "GPTWO_"
 SECTIONS = {
     "Address": ("host", "port", "workers", "root_path", "served_model_name", "playground", "cors_origins"),
     "Access": ("api_key_file", "max_concurrent", "allowed_hosts"),
-    "Queue and engine": ("max_queue", "max_wait", "max_sequences", "chunk_tokens", "prefix_blocks", "cache"),
+    "Queue and engine": (
+        "max_queue",
+        "max_wait",
+        "max_sequences",
+        "chunk_tokens",
+        "prefix_blocks",
+        "max_blocks",
+        "cache",
+    ),
     "Limits": (
         "max_body",
         "body_timeout",

@@ -8,8 +8,10 @@ An engine is used from one thread at a time.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
+import math
 from collections import deque
 from collections.abc import Sequence
 
@@ -24,7 +26,7 @@ from gptwo.engine.request import KeepLogits, Request, make_request
 from gptwo.engine.run import Feed, Resources, Room, Run
 from gptwo.engine.sampling_run import SamplingRun
 from gptwo.engine.statistics import Statistics
-from gptwo.errors import DecoderError, GptwoError, OutOfMemoryError, one_line
+from gptwo.errors import DecoderError, GptwoError, InvalidRequestError, OutOfMemoryError, one_line
 from gptwo.options import integer
 from gptwo.sampling import BeamParams, SamplingParams
 from gptwo.tokenizer import Tokenizer
@@ -42,6 +44,8 @@ class Engine:
     prompt goes on in the next step.
     prefix_blocks: how many blocks of 64 tokens are held for prompts that begin like earlier texts; 0 holds none. None
     is what 256 MiB hold, and one whole context at least.
+    max_blocks: how many blocks the texts under way may come to hold; a request beyond that waits, and one that never
+    has room is refused. None has no bound.
 
     A decoder that does not promise exactness (see the protocol) has its prompts computed whole, nothing reused and
     nothing drafted, since each would change bits.
@@ -55,15 +59,19 @@ class Engine:
         max_sequences: int = 256,
         chunk_tokens: int = 256,
         prefix_blocks: int | None = None,
+        max_blocks: int | None = None,
     ) -> None:
         """Raises InvalidRequestError for a number out of range."""
         integer(1)("max_sequences", max_sequences)
         integer(1)("chunk_tokens", chunk_tokens)
         integer(0, optional=True)("prefix_blocks", prefix_blocks)
+        integer(1, optional=True)("max_blocks", max_blocks)
+        self._positions, self._max_blocks = decoder.config.n_positions, max_blocks
         self._decoder, self._tokenizer = decoder, tokenizer
         self._max_sequences, self._chunk_tokens = max_sequences, chunk_tokens
         self._exact = bool(getattr(decoder, "exact", False))
         most_blocks = _default_blocks(decoder.config) if prefix_blocks is None else prefix_blocks
+        self._most_blocks = most_blocks
         self._prefixes = PrefixCache(decoder, most_blocks if self._exact else 0)
         self._statistics = Statistics()
         self._resources = Resources(decoder, tokenizer, self._prefixes, self._statistics, self._exact)
@@ -85,20 +93,36 @@ class Engine:
         return request.id
 
     def prepare(
-        self, prompt_ids: Sequence[int], params: SamplingParams | BeamParams, *, keep_logits: KeepLogits = "none"
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams | BeamParams,
+        *,
+        keep_logits: KeepLogits = "none",
+        like: Request | None = None,
     ) -> Request:
         """A request with a number of its own, checked and not queued. Any thread may call this at any time.
 
+        like: another request that this engine has prepared, perhaps with the same parameters, which saves work.
+
         Raises InvalidRequestError or ContextLengthError for what can never be answered.
         """
-        return make_request(
+        request = make_request(
             next(self._numbers),
             prompt_ids,
             params,
             config=self._decoder.config,
             tokenizer=self._tokenizer,
             keep_logits=keep_logits,
+            like=like,
         )
+        blocks = request.blocks(self._positions)
+        if self._max_blocks is not None and blocks > self._max_blocks:
+            raise InvalidRequestError(
+                f"the request's texts may come to hold {blocks} blocks of {BLOCK} tokens, and there is memory for "
+                f"{self._max_blocks}; ask for fewer texts (n, best_of) or fewer tokens (max_tokens)",
+                param="max_tokens",
+            )
+        return request
 
     def submit(self, request: Request) -> None:
         """Queue a request that this engine has prepared; once, since its number tells its events from others'."""
@@ -124,6 +148,23 @@ class Engine:
         self._waiting.clear()
         self._said.clear()
         self.clear_prefixes()
+
+    def renewed(self) -> Engine:
+        """One like this that has nothing to do, in place of this one: for a process that was forked in the middle of a
+        step of a thread that is not there. Numbers go on, so that none means two requests.
+        """
+        other = Engine(
+            self._decoder,
+            self._tokenizer,
+            max_sequences=self._max_sequences,
+            chunk_tokens=self._chunk_tokens,
+            prefix_blocks=self._most_blocks,
+            max_blocks=self._max_blocks,
+        )
+        other._numbers = self._numbers
+        with contextlib.suppress(GptwoError):  # the decoder has forgotten its sequences if that thread was in it
+            self.close()
+        return other
 
     @property
     def waiting(self) -> int:
@@ -223,6 +264,7 @@ class Engine:
         if self._waiting and self._waiting[0] in self._running:
             self._waiting.popleft()  # an interruption came between the two lines below
         held = sum(run.width for run in self._running)
+        blocks = sum(run.request.blocks(self._positions) for run in self._running) if self._waiting else 0
         room = Room(self._chunk_tokens, DRAFT_ROWS - held, cuts=self._exact)
         self._prefixes.begin_step()
         waiting = [run for run in self._running if run.waits]
@@ -230,11 +272,12 @@ class Engine:
         batch = [(run, self._feeds(run, room)) for run in waiting]
         while self._waiting and room.tokens:
             width = self._waiting[0].width
-            if held and held + width > self._max_sequences:
+            more = self._waiting[0].request.blocks(self._positions)
+            if held and (held + width > self._max_sequences or blocks + more > (self._max_blocks or math.inf)):
                 break
             self._running.append(self._waiting[0])
             self._waiting.popleft()
-            held += width
+            held, blocks = held + width, blocks + more
             batch.append((self._running[-1], self._feeds(self._running[-1], room)))
         batch.extend((run, self._feeds(run, room)) for run in others)
         return [(run, feeds) for run, feeds in batch if feeds]
@@ -290,6 +333,10 @@ def _reported(error: Exception) -> GptwoError:
     return reported
 
 
+def block_bytes(config: GPTConfig) -> int:
+    """What a block of 64 positions takes, at most: keys and values in float32."""
+    return 2 * 4 * config.n_layer * config.n_embd * BLOCK
+
+
 def _default_blocks(config: GPTConfig) -> int:
-    block_bytes = 2 * 4 * config.n_layer * config.n_embd * BLOCK  # keys and values in float32
-    return max(PREFIX_BYTES // block_bytes, -(-config.n_positions // BLOCK))
+    return max(PREFIX_BYTES // block_bytes(config), -(-config.n_positions // BLOCK))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from gptwo.config import GPTConfig
+from gptwo.engine.prefix_cache import BLOCK
 from gptwo.errors import ContextLengthError, InvalidRequestError, TokenizerError
 from gptwo.options import is_integer, shown
 from gptwo.sampling import BeamParams, SamplingParams, StructuredOutputs
@@ -17,6 +18,7 @@ from gptwo.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from gptwo.sampling.grammar import Constraint
 
+LONGEST_BAD_WORDS = 100_000  # characters and token ids of all of them
 KeepLogits = Literal["none", "last", "all"]
 
 
@@ -45,6 +47,16 @@ class Request:
         params = self.params
         return params.num_beams if isinstance(params, BeamParams) else params.best_of or params.n
 
+    def blocks(self, positions: int) -> int:
+        """The most blocks of 64 positions that its texts come to hold in a model of so many positions.
+
+        Example: 100 tokens of prompt, max_tokens 100 and n=3 are 1 whole block that they share and 3 times 3.
+        """
+        length = len(self.prompt_ids) + self.max_tokens
+        most = -(-min(length, positions) // BLOCK)
+        shared = len(self.prompt_ids) // BLOCK if length <= positions else 0
+        return shared + self.width * (most - shared)
+
 
 def make_request(
     number: int,
@@ -54,8 +66,12 @@ def make_request(
     config: GPTConfig,
     tokenizer: Tokenizer | None,
     keep_logits: KeepLogits = "none",
+    like: Request | None = None,
 ) -> Request:
     """Check a prompt and its parameters against a model.
+
+    like: another request to it. What was made of the same bad words or the same structure is taken from that, since it
+    may have taken seconds.
 
     An empty prompt becomes the beginning-of-text token, as GPT-2 was trained to begin. Where a configuration does not
     say which token begins or ends a text, it is the tokenizer's end of text.
@@ -81,10 +97,12 @@ def make_request(
         params=params,
         max_tokens=_max_tokens(len(prompt), params, config.n_positions),
         seed=int.from_bytes(os.urandom(8), "little") >> 1 if seed is None else seed,
-        bad_words=_bad_words(params.bad_words, tokenizer),
+        bad_words=like.bad_words
+        if like is not None and like.params.bad_words == params.bad_words
+        else _bad_words(params.bad_words, tokenizer),
         stop_ids=frozenset(stop_ids),
         keep_logits=keep_logits,
-        constraint=_constraint(params, tokenizer, stop_ids),
+        constraint=_constraint(params, tokenizer, stop_ids, like),
     )
 
 
@@ -143,11 +161,14 @@ def _max_tokens(prompt: int, params: SamplingParams | BeamParams, positions: int
 
 
 def _constraint(
-    params: SamplingParams | BeamParams, tokenizer: Tokenizer | None, stop_ids: set[int]
+    params: SamplingParams | BeamParams, tokenizer: Tokenizer | None, stop_ids: set[int], like: Request | None
 ) -> Constraint | None:
     wanted = params.structured_outputs if isinstance(params, SamplingParams) else None
     if wanted is None:
         return None
+    same = like is not None and isinstance(like.params, SamplingParams) and like.params.structured_outputs == wanted
+    if like is not None and same and like.stop_ids == stop_ids:
+        return like.constraint
     from gptwo.sampling.grammar import compile_grammar  # for those who want it
 
     assert isinstance(wanted, StructuredOutputs)
@@ -160,6 +181,12 @@ def _tokens(count: int) -> str:
 
 def _bad_words(words: Sequence[str | Sequence[int]], tokenizer: Tokenizer | None) -> tuple[tuple[int, ...], ...]:
     """Each word as token ids; text both as it stands and behind a space, since GPT-2's tokens carry their space."""
+    size = sum(map(len, words))
+    if size > LONGEST_BAD_WORDS:
+        raise InvalidRequestError(
+            f"bad_words have {size:,} characters and token ids, expected at most {LONGEST_BAD_WORDS:,}",
+            param="bad_words",
+        )
     found: dict[tuple[int, ...], None] = {}
     for word in words:
         if not isinstance(word, str):

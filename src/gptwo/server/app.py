@@ -19,7 +19,7 @@ from gptwo.options import shown
 from gptwo.server.bodies import Linger
 from gptwo.server.completions import create_completion
 from gptwo.server.description import body_schema, describe, docs_page
-from gptwo.server.failures import body_of, response_to, status_of
+from gptwo.server.failures import body_of, response_to, shortage, status_of
 from gptwo.server.hosts import HostGuard
 from gptwo.server.json_answers import json_response
 from gptwo.server.keys import ApiKeys, KeyGuard
@@ -200,6 +200,7 @@ async def _on_error(request: Request, error: Exception) -> Response:
         if request.url.path.endswith("/chat/completions"):
             said += ": GPT-2 continues text and has no chat; ask /v1/completions"
         error = HTTPException(error.status_code, said, dict(error.headers or {}))
+    error = shortage(error) or error
     body, status = body_of(error), status_of(error)
     fields = record_of(request.scope)
     fields |= {"error": type(error).__name__, "param": body["error"]["param"]}

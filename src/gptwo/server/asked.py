@@ -94,10 +94,11 @@ def ask(service: Service, runner: Runner, body: CompletionRequest) -> Asked:
     model, settings = runner.model, service.settings
     params = params_of(body, settings, model.config.n_positions)
     prompts = prompts_of("prompt", body.prompt, settings.max_prompts)
-    asked = []
+    asked: list[PromptAsked] = []
     left = settings.max_request_tokens
     for prompt in prompts:
-        asked.append(_ask_prompt(runner, prompt, body, params, settings.max_tokens))
+        like = asked[0].request if asked else None
+        asked.append(_ask_prompt(runner, prompt, body, params, settings.max_tokens, like))
         left -= tokens_of(asked[-1].request.prompt_ids, params, model.config.n_positions)
         if left < 0:
             raise InvalidRequestError(
@@ -116,9 +117,9 @@ def ask(service: Service, runner: Runner, body: CompletionRequest) -> Asked:
 
 
 def _ask_prompt(
-    runner: Runner, prompt: Prompt, body: CompletionRequest, params: Params, most: int | None
+    runner: Runner, prompt: Prompt, body: CompletionRequest, params: Params, most: int | None, like: Request | None
 ) -> PromptAsked:
-    """most: tokens to generate where the request leaves that open."""
+    """most: tokens to generate where the request leaves that open. like: the first prompt's request."""
     model = runner.model
     ids = encode_prompt(model, prompt, body, params)
     room = model.config.n_positions - max(1, len(ids))
@@ -132,7 +133,7 @@ def _ask_prompt(
         else:
             most = max(params.logprobs, params.prompt_logprobs or 0)
             params = dataclasses.replace(params, prompt_logprobs=most)
-    request = runner.prepare(ids, params)
+    request = runner.prepare(ids, params, like=like)
     text = ""
     if body.echo:
         whole = isinstance(prompt, str) and body.truncate_prompt_tokens is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from typing import Any
 
@@ -14,6 +15,7 @@ from gptwo.errors import (
     GptwoError,
     InvalidRequestError,
     ModelNotFoundError,
+    RetryLaterError,
     TokenizerError,
 )
 from gptwo.server.json_answers import json_response
@@ -26,6 +28,17 @@ _CODES: tuple[tuple[type[GptwoError], str], ...] = (
     (ModelNotFoundError, "model_not_found"),
 )
 _CODES_BY_STATUS = {408: "timeout", 413: "payload_too_large", 415: "unsupported_media_type", 429: "rate_limit_exceeded"}
+
+# What the system lacks for a moment: files, processes, memory for them.
+_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM})
+
+
+def shortage(error: BaseException) -> RetryLaterError | None:
+    """What to answer where an exception says that the system has no more files or processes for this one."""
+    for cause in (error, error.__cause__):
+        if isinstance(cause, OSError) and cause.errno in _SHORTAGES:
+            return RetryLaterError(f"the system gives no more for now ({cause.strerror}); ask again in a moment")
+    return None
 
 
 def error_body(message: str, status: int, param: str | None = None, code: str | None = None) -> dict[str, Any]:

@@ -35,13 +35,14 @@ class ApiKeys:
         """The keys of a file (one on each line; empty lines and those with # in front are none) and the environment.
 
         environment: GPTWO_API_KEY is a key, GPTWO_API_KEYS are several with commas between them.
-        Raises ServerError for a file that cannot be read or has no key in it.
+        Raises ServerError for a file that cannot be read or has no key in it, and for a key that nobody could send.
         """
         known = os.environ if environment is None else environment
         keys = [known.get("GPTWO_API_KEY", ""), *known.get("GPTWO_API_KEYS", "").split(",")]
         if file is not None:
             try:
-                lines = Path(file).expanduser().read_text(encoding="utf-8").splitlines()
+                # Some editors put a mark in front, which is no part of the first key.
+                lines = Path(file).expanduser().read_text(encoding="utf-8-sig").splitlines()
             except (OSError, UnicodeDecodeError, RuntimeError) as error:
                 reason = error.strerror if isinstance(error, OSError) else "it is not text"
                 raise ServerError(f"the file of API keys {file} cannot be read ({reason})") from error
@@ -49,7 +50,10 @@ class ApiKeys:
             if not found:
                 raise ServerError(f"the file of API keys {file} has no key in it")
             keys += found
-        return cls([key.strip() for key in keys if key.strip()])
+        keys = [key.strip() for key in keys if key.strip()]
+        if not all(map(str.isprintable, keys)):  # a file in UTF-16, for example
+            raise ServerError("an API key holds control characters, which no request can carry; is its file UTF-8?")
+        return cls(keys)
 
     def find(self, authorization: bytes) -> int | None:
         """Which key a header's value carries, or None. The time it takes does not depend on how near a wrong one is."""

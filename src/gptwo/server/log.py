@@ -15,7 +15,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gptwo.server.failures import response_to
+from gptwo.server.failures import response_to, shortage
 from gptwo.server.sse import ClientGoneError
 
 LOGGER = logging.getLogger("gptwo.server")
@@ -82,9 +82,13 @@ class RequestLog:
         except (ClientDisconnect, ClientGoneError):
             pass  # nobody is there to be answered
         except Exception as error:  # noqa: BLE001  # a defect: the client gets an answer, the log the place
-            self._write_down(request_id, error)
+            later = shortage(error)
+            if later is None:
+                self._write_down(request_id, error)
+            else:
+                fields["error"] = str(later)
             if not status:
-                await response_to(error)(scope, receive, tagged)
+                await response_to(later or error)(scope, receive, tagged)
         finally:
             quiet = scope["path"] in _QUIET and status < 500
             line = {

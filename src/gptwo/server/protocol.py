@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any
 
 import httptools
@@ -14,9 +15,22 @@ from gptwo.server.json_answers import json_bytes
 LONGEST_HEAD = 65_536  # bytes of a request's first line and headers, as uvicorn's other parser has it
 HEAD_SECONDS = 30.0  # for a head to arrive
 STALL_SECONDS = 60.0  # in which a client that has an answer to read reads nothing of it
+# Of the files that this process may have open, those that are no connections: what requests need besides.
+SPARE_FILES, FEWEST_CONNECTIONS = 32, 4
+REFUSED_SECONDS = 1.0  # for the head of a request that there is no room for
 
 _HOP_HEADERS = {b"upgrade", b"http2-settings"}
 _UPGRADE_TOKENS = {b"upgrade", b"http2-settings"}
+
+
+def most_connections() -> int:
+    """How many connections leave files for all else."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return sys.maxsize
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if files == resource.RLIM_INFINITY else max(FEWEST_CONNECTIONS, files - SPARE_FILES)
 
 
 class Protocol(HttpToolsProtocol):
@@ -35,12 +49,15 @@ class Protocol(HttpToolsProtocol):
     _in_head = False
     _in_body = False
     _fault: tuple[int, str] | None = None
+    _is_refused = False
+    """Whether there was no room for it when it came."""
 
     # ---- what comes
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See asyncio."""
         super().connection_made(transport)
+        self._is_refused = len(self.connections) > most_connections()
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -92,6 +109,9 @@ class Protocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._is_refused:
+            self._fault = 503, "the server has as many connections as it may have; ask again in a moment"
+            raise ValueError  # as in `_count`
         if not self._has_offer():
             super().on_headers_complete()
 
@@ -144,8 +164,9 @@ class Protocol(HttpToolsProtocol):
         if self._is_free() or not (self.cycle.response_started or self.pipeline):
             status, message = self._fault or (400, msg)
             content = json_bytes(error_body(message, status))
+            later = b"retry-after: 1\r\n" if status == 503 else b""
             head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(content)
-            self.transport.write(STATUS_LINE[status] + head + content)
+            self.transport.write(STATUS_LINE[status] + later + head + content)
         self._close()
 
     def on_response_complete(self) -> None:
@@ -178,7 +199,9 @@ class Protocol(HttpToolsProtocol):
 
     def _expect_head(self) -> None:
         if self._timer is None and self._is_free() and not self.transport.is_closing():
-            self._timer = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
+            self._timer = self.loop.call_later(
+                REFUSED_SECONDS if self._is_refused else HEAD_SECONDS, self._head_is_late
+            )
 
     def _head_is_late(self) -> None:
         self._timer = None

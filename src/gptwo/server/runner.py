@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from time import monotonic
 
@@ -31,7 +32,7 @@ class Runner:
     """Answers requests, as many at a time as the engine has room for and first come first served.
 
     max_queue: how many requests may wait for room. max_wait: seconds that one waits before it fails; None is for ever.
-    max_sequences, chunk_tokens, prefix_blocks: as `Engine` has them. observer: whom to tell what happens.
+    max_sequences, chunk_tokens, prefix_blocks, max_blocks: as `Engine` has them. observer: whom to tell what happens.
 
     Everything but `prepare` and `snapshot` is for the event loop only. If the thread meets a defect, every request
     fails, here and from then on, and `alive` is false.
@@ -46,6 +47,7 @@ class Runner:
         max_sequences: int = 256,
         chunk_tokens: int = 256,
         prefix_blocks: int | None = None,
+        max_blocks: int | None = None,
         observer: Observer | None = None,
     ) -> None:
         """Raises InvalidRequestError for a number out of range."""
@@ -58,7 +60,9 @@ class Runner:
             max_sequences=max_sequences,
             chunk_tokens=chunk_tokens,
             prefix_blocks=prefix_blocks,
+            max_blocks=max_blocks,
         )
+        self._max_blocks = math.inf if max_blocks is None else max_blocks
         self._max_queue, self._max_sequences, self._observer = max_queue, max_sequences, observer
         self._thread = EngineThread(self.engine, max_wait=max_wait, deliver=self._deliver, broken=self._break)
         self._answers: dict[int, Answer] = {}  # not over, in the order in which they came
@@ -97,7 +101,7 @@ class Runner:
     @property
     def full(self) -> bool:
         """Whether a request of one text would be refused because too many wait."""
-        return self._without_room([*self._widths(), 1]) > self._max_queue
+        return self._without_room([*self._sizes(), (1, 1)]) > self._max_queue
 
     def snapshot(self) -> Snapshot:
         """How things stand, as of the last step."""
@@ -107,13 +111,17 @@ class Runner:
     # ---- requests
 
     def prepare(
-        self, prompt_ids: Sequence[int], params: SamplingParams | BeamParams, keep_logits: KeepLogits = "none"
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams | BeamParams,
+        keep_logits: KeepLogits = "none",
+        like: Request | None = None,
     ) -> Request:
         """A request that is checked and not submitted yet. Any thread may call this.
 
         Raises InvalidRequestError or ContextLengthError for what can never be answered.
         """
-        return self.engine.prepare(prompt_ids, params, keep_logits=keep_logits)
+        return self.engine.prepare(prompt_ids, params, keep_logits=keep_logits, like=like)
 
     def submit(self, requests: Sequence[Request]) -> list[Ticket]:
         """Queue prepared requests, each of them once: all, or none if it raises.
@@ -142,32 +150,36 @@ class Runner:
             raise GptwoError(str(self._failure))
         if self._draining:
             raise DrainingError("the server is about to end and takes no more requests", RESTART)
-        new = [request.width for request in requests]
+        new = [self._size(request) for request in requests]
         if self._without_room(new) > self._max_queue:
             raise InvalidRequestError(
                 f"{len(requests)} prompts at a time are more than this server takes: it works on "
                 f"{self._max_sequences} texts at a time and lets {self._max_queue} requests wait",
                 param="prompt",
             )
-        if self._without_room([*self._widths(), *new]) > self._max_queue:
+        if self._without_room([*self._sizes(), *new]) > self._max_queue:
             raise QueueFullError(
                 f"the server is busy: {self._max_queue} requests may wait, and no more", retry_after(self._last_wait)
             )
 
-    def _widths(self) -> list[int]:
-        return [answer.request.width for answer in self._answers.values() if not answer.dropped]
+    def _sizes(self) -> list[tuple[int, int]]:
+        return [self._size(answer.request) for answer in self._answers.values() if not answer.dropped]
 
-    def _without_room(self, widths: Iterable[int]) -> int:
-        """How many requests of these widths, in the order in which they came, the engine has no room for yet.
+    def _size(self, request: Request) -> tuple[int, int]:
+        return request.width, request.blocks(self.model.config.n_positions)
+
+    def _without_room(self, sizes: Iterable[tuple[int, int]]) -> int:
+        """How many requests of so many texts and blocks, in the order in which they came, have no room yet.
 
         This is the engine's own rule. Counted so, requests that are about to be begun do not wait.
-        Example: with room for 4 texts, of the widths 3, 1, 2, 1 the last two have none.
+        Example: with room for 4 texts, of requests of 3, 1, 2 and 1 the last two have none.
         """
-        held = without = 0
-        for width in widths:
-            if without or (held and held + width > self._max_sequences):
+        held = held_blocks = without = 0
+        for width, blocks in sizes:
+            beyond = held + width > self._max_sequences or held_blocks + blocks > self._max_blocks
+            if without or (held and beyond):
                 without += 1
-            held += width
+            held, held_blocks = held + width, held_blocks + blocks
         return without
 
     # ---- the end

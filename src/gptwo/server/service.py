@@ -16,6 +16,7 @@ from gptwo.errors import DrainingError, GptwoError, ModelNotFoundError, NotReady
 from gptwo.loading import OpenModel, open_model
 from gptwo.options import shown
 from gptwo.server.log import note
+from gptwo.server.memory import blocks_in_memory
 from gptwo.server.metrics import Metrics
 from gptwo.server.runner import Runner
 from gptwo.server.settings import ServerSettings
@@ -197,6 +198,7 @@ class Service:
 
     def _take(self, model: OpenModel) -> None:
         settings = self.settings
+        max_blocks = settings.max_blocks or blocks_in_memory(model.config, settings.workers)
         runner = Runner(
             model,
             max_queue=settings.max_queue,
@@ -204,6 +206,7 @@ class Service:
             max_sequences=settings.max_sequences,
             chunk_tokens=settings.chunk_tokens,
             prefix_blocks=settings.prefix_blocks,
+            max_blocks=max_blocks,
             observer=self.metrics,
         )
         runner.start()

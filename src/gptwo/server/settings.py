@@ -98,6 +98,12 @@ class ServerSettings:
         None, integer(0, optional=True), "Blocks of 64 tokens held for prompts that begin alike; none is 256 MiB."
     )
 
+    max_blocks: int | None = option(
+        None,
+        integer(1, optional=True),
+        "Most blocks of 64 tokens that texts under way may come to hold; none is what half of the free memory holds.",
+    )
+
     max_body: int = option(2**20, integer(1024), "Most bytes in a request's body; beyond it the answer is 413.")
     body_timeout: float = option(
         30.0, number(0.001, LONGEST_TIME), "Longest time for a request's body to arrive, in seconds; then it is 408."
