@@ -82,6 +82,12 @@ def test_what_costs_nothing_is_open_and_the_rest_is_not(key_file: str) -> None:
         assert app.post("/v1/completions", {"prompt": "we"}, headers=bearer("second key")).status_code == 200
 
 
+@pytest.mark.parametrize(("name", "value"), [("GPTWO_API_KEY", ""), ("GPTWO_API_KEY", "  "), ("GPTWO_API_KEYS", " , ")])
+def test_a_variable_that_is_there_and_holds_no_key_is_refused(name: str, value: str) -> None:
+    with pytest.raises(ServerError, match=f"{name} is empty; unset it to serve without keys"):
+        ApiKeys.read(None, {name: value})
+
+
 def test_keys_are_asked_for_behind_a_proxys_path_too(key_file: str) -> None:
     with running_app(api_key_file=key_file, root_path="/gpt") as app:
         assert app.get("/gpt/health").status_code == 200

@@ -81,4 +81,6 @@ def test_the_bound_is_what_the_machine_and_its_control_group_have_left(tmp_path:
     assert free_memory(tmp_path) == 1024 * 10**6
     (group / "memory.max").write_text("6000\n", encoding="ascii")
     assert free_memory(tmp_path) == 1000
+    (group / "memory.stat").write_text("anon 100\nactive_file 2000\ninactive_file 500\n", encoding="ascii")
+    assert free_memory(tmp_path) == 3500  # the system gives back what it keeps of files
     assert blocks_in_memory(config, root=tmp_path) == -(-config.n_positions // 64)

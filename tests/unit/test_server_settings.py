@@ -111,6 +111,15 @@ def test_a_wrong_variable_is_wrong_usage_too(served: list[ServerSettings]) -> No
     assert "high" in outcome.output
 
 
+def test_a_misspelt_variable_is_told(served: list[ServerSettings]) -> None:
+    outcome = command(environment={"GPTWO_MODLE": "x", "GPTWO_MAX_QUE": "3", "GPTWO_OF_ANOTHER_PROGRAM": "1"})
+    assert outcome.exit_code == 0
+    assert [line.partition("sets nothing; ")[2] for line in outcome.output.splitlines()] == [
+        "did you mean GPTWO_MAX_QUEUE?",
+        "did you mean GPTWO_MODEL?",
+    ]
+
+
 def test_settings_can_be_handed_to_another_process() -> None:
     settings = ServerSettings(port=0, cors_origins=["https://a.example"])
     assert pickle.loads(pickle.dumps(settings)) == settings  # noqa: S301  # our own bytes

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
+import os
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import click
 
 from gptwo.cli.loading import model_options
 from gptwo.cli.parameters import SectionedCommand, given, parameters_of
-from gptwo.cli.terminal import write
+from gptwo.cli.terminal import note, write
 from gptwo.errors import InvalidRequestError, MissingDependencyError
 from gptwo.server.settings import ServerSettings
 
@@ -56,6 +59,16 @@ def _with_variable(option: click.Parameter) -> click.Parameter:
     return option
 
 
+def slips(environment: Iterable[str]) -> Iterator[str]:
+    """A sentence about each variable that sets nothing and is nearly the name of one that does."""
+    known = {PREFIX + str(option.name).upper() for option in server_options()}
+    known |= {PREFIX + name for name in ("API_KEY", "API_KEYS", "ISA")}
+    for name in sorted(environment):
+        if name.startswith(PREFIX) and name not in known:
+            for near in difflib.get_close_matches(name, known, n=1, cutoff=0.85):
+                yield f"the environment variable {name} sets nothing; did you mean {near}?"
+
+
 @click.command(
     cls=SectionedCommand, params=[click.Argument(["served"], required=False, metavar="[MODEL]"), *server_options()]
 )
@@ -77,6 +90,8 @@ def command(served: str | None, **_: Any) -> None:
         whole = ServerSettings(**settings)
     except InvalidRequestError as error:
         raise click.UsageError(str(error)) from error
+    for sentence in slips(os.environ):
+        note(f"gptwo: warning: {sentence}")
     from gptwo.checkpoint import find_here
 
     find_here(whole.model)  # a slip in a path is told before the server listens

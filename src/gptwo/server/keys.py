@@ -35,9 +35,13 @@ class ApiKeys:
         """The keys of a file (one on each line; empty lines and those with # in front are none) and the environment.
 
         environment: GPTWO_API_KEY is a key, GPTWO_API_KEYS are several with commas between them.
-        Raises ServerError for a file that cannot be read or has no key in it, and for a key that nobody could send.
+        Raises ServerError for a file that cannot be read or has no key in it, an empty variable, and a key that nobody
+        could send.
         """
         known = os.environ if environment is None else environment
+        for name in ("GPTWO_API_KEY", "GPTWO_API_KEYS"):
+            if name in known and not known[name].strip(" ,"):  # a secret that was lost on its way here, perhaps
+                raise ServerError(f"{name} is empty; unset it to serve without keys")
         keys = [known.get("GPTWO_API_KEY", ""), *known.get("GPTWO_API_KEYS", "").split(",")]
         if file is not None:
             try:

@@ -28,14 +28,20 @@ def free_memory(root: Path = Path("/")) -> int | None:
         if line.startswith("MemAvailable:"):
             found.append(1024 * int(line.split()[1]))
     group = root / "sys/fs/cgroup"
-    for most, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    for place, most, used in (
+        (group, "memory.max", "memory.current"),
+        (group / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
     ):
-        limit, taken = _read(group / most).strip(), _read(group / used).strip()
+        limit, taken = _read(place / most).strip(), _read(place / used).strip()
         if limit.isdecimal() and taken.isdecimal():
-            found.append(max(0, int(limit) - int(taken)))
+            found.append(max(0, int(limit) - int(taken) + _file_cache(place)))
     return min(found, default=None)
+
+
+def _file_cache(group: Path) -> int:
+    """Bytes that a control group has taken for files only, and would give back."""
+    fields = dict(line.split(maxsplit=1) for line in _read(group / "memory.stat").splitlines() if " " in line)
+    return sum(int(fields.get(name, 0)) for name in ("active_file", "inactive_file"))
 
 
 def _read(path: Path) -> str:
