@@ -54,7 +54,7 @@ def write_json(value: Any) -> None:
     What standard output cannot spell is escaped.
     """
     lossless = sys.stdout is None or (sys.stdout.encoding or "").lower().startswith("utf")
-    write(json.dumps(_finite(value), ensure_ascii=not lossless) + "\n")
+    write(json.dumps(finite(value), ensure_ascii=not lossless) + "\n")
 
 
 def shown_token(tokenizer: Tokenizer | None, token_id: int) -> str:
@@ -116,13 +116,14 @@ def print_table(
         console.print(table)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A value as JSON can hold it: numbers that it lacks become None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from gptwo.decoder.protocol import Decoder, Floats
 from gptwo.engine.output import Event
 from gptwo.engine.prefix_cache import PrefixCache
-from gptwo.engine.request import Request
+from gptwo.engine.request import Request, ScoringRequest
 from gptwo.engine.statistics import Statistics
 from gptwo.tokenizer import Tokenizer
 
@@ -66,7 +66,7 @@ class Resources:
 class Run(Protocol):
     """A request under way: `feeds`, then `accept` with the logits of those feeds' rows, in turn until `done`."""
 
-    request: Request
+    request: Request | ScoringRequest
     done: bool
     width: int
     """The most sequences that it holds at a time."""
