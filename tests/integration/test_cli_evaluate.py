@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import shutil
 import signal
 import subprocess
@@ -19,8 +20,9 @@ import pytest
 
 import gptwo
 from gptwo.cli import main
-from gptwo.cli.evaluate import NAMES
+from gptwo.cli.evaluate import NAMES, command
 from gptwo.evaluation import perplexity
+from gptwo.evaluation.published import PUBLISHED
 from gptwo.evaluation.tasks import TASKS
 from gptwo.version import __version__
 
@@ -260,3 +262,35 @@ def test_on_a_terminal_there_is_a_bar_and_ctrl_c_ends_quietly(tiny_checkpoint: P
         process.kill()
         process.wait()
         os.close(main_end)
+
+
+DOC = (Path(__file__).resolve().parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+
+
+def test_the_commands_of_the_page_are_right(
+    capsys: pytest.CaptureFixture[str], text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(text.parent)
+    lines = [line for line in DOC.splitlines() if line.startswith("gptwo evaluate ")]
+    assert len(lines) == 5
+    for line in lines:
+        arguments = shlex.split(line, comments=True)[1:]
+        if arguments[1] == "shakespeare":
+            code, out, err = run(capsys, *arguments)
+            assert (code, err) == (0, ""), line
+            assert "bits per byte" in out
+        else:  # which needs the hub
+            command.make_context("evaluate", arguments[1:]).close()
+
+
+def test_the_python_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", DOC, re.DOTALL)
+    exec(code, {})
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_the_figures_of_the_page_are_those_that_are_shown() -> None:
+    for figure in PUBLISHED:
+        value = figure.value if figure.measure == "perplexity" else 100 * figure.value
+        shown = f"{value:.2f}".removesuffix("0") if figure.task == "cbt-ne" else f"{value:.2f}"
+        assert shown in DOC or figure.model in ("gpt2-medium", "gpt2-large"), figure

@@ -45,8 +45,8 @@ def _example(value: dict[str, Any], place: str) -> Choice:
     endings, label = value.get("endings"), value.get("label")
     if not isinstance(endings, list) or len(endings) < 2 or not all(isinstance(ending, str) for ending in endings):
         raise DataError(f'{place}: expected a list of texts as "endings"')
-    if isinstance(label, str) and label.isascii() and label.isdecimal():
-        label = int(label[:4])
+    if isinstance(label, str) and re.fullmatch(r"[0-9]{1,4}", label):
+        label = int(label)
     if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < len(endings):
         raise DataError(f'{place}: expected the number of an ending, 0 to {len(endings) - 1}, as "label"')
     shown = tuple(" " + _plain(checked_text(ending, place)) for ending in endings)
