@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import time
@@ -182,10 +183,10 @@ def _evaluate(
 
     stride = options["stride"]
     for name, text in texts:
-        outcome, seconds = _timed(name, lm, lambda show, text=text: perplexity(lm, text, stride=stride, progress=show))
+        outcome, seconds = _timed(name, lm, functools.partial(perplexity, lm, text, stride=stride))
         yield Entry(name, lm.weights, outcome.measures(), _counts(outcome), None, seconds)
     for one in data:
-        outcome, seconds = _timed(one.task.name, lm, lambda show, one=one: one.run(lm, stride=stride, progress=show))
+        outcome, seconds = _timed(one.task.name, lm, functools.partial(one.run, lm, stride=stride))
         measures, counts = outcome.measures(), _counts(outcome)
         figures = [
             figure
@@ -201,23 +202,24 @@ def _evaluate(
         found, seconds = _timed(
             "lm-eval",
             lm,
-            lambda show: run_tasks(
+            functools.partial(
+                run_tasks,
                 lm,
                 foreign,
                 include_path=None if include is None else as_path(include),
                 num_fewshot=options["num_fewshot"],
                 limit=options["limit"],
-                progress=show,
             ),
         )
         for name, figures in found.items():
             yield Entry(f"lm-eval:{name}", lm.weights, figures, {}, None, seconds)
 
 
-def _timed(name: str, lm: LanguageModel, work: Callable[[Callable[[float], None]], Any]) -> tuple[Any, float]:
+def _timed(name: str, lm: LanguageModel, work: Callable[..., Any]) -> tuple[Any, float]:
+    """What `work(progress=)` gives, under a bar, and the seconds that it took."""
     began = time.perf_counter()
     with bar(f"{name}, {lm.weights}") as show:
-        outcome = work(lambda share: show(share, ""))
+        outcome = work(progress=lambda share: show(share, ""))
     return outcome, time.perf_counter() - began
 
 
