@@ -70,7 +70,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, task in TASKS.items():
         path = directory / f"{name}.jsonl"
         path.write_text("".join(json.dumps(line) + "\n" for line in data[name]))
-        head = f"task: {name}\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {path}}}\ntest_split: test\n"
+        files = json.dumps({"data_files": {"test": str(path)}})  # which is YAML too
+        head = f"task: {name}\ndataset_path: json\ndataset_kwargs: {files}\ntest_split: test\n"
         (directory / f"{name}.yaml").write_text(head + task)
     return directory
 

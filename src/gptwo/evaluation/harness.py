@@ -50,6 +50,7 @@ class GptwoLM(TemplateLM):
     ) -> None:
         """model: a name or path, or a model that is loaded. progress: called as each kind of request goes on.
 
+        device: for the backend `reference` alone; lm-eval names one in any case, `cuda:0` unless it is told otherwise.
         Raises InvalidRequestError for a model without a tokenizer, and as `gptwo.load` does.
         """
         super().__init__()
@@ -58,7 +59,7 @@ class GptwoLM(TemplateLM):
                 model,
                 weights=weights,
                 backend=backend,
-                device=device or "cpu",
+                device=device if device is not None and backend == "reference" else "cpu",
                 threads=threads,
                 revision=revision,
                 tokenizer=tokenizer,
