@@ -14,14 +14,14 @@ import pytest
 # It brings many packages, so it may live in an environment of its own, which has gptwo and transformers too.
 PYTHON = os.environ.get("GPTWO_LM_EVAL_PYTHON", sys.executable)
 FOUND = subprocess.run(
-    [PYTHON, "-c", "import lm_eval, transformers, gptwo.evaluation"], capture_output=True, check=False
+    [PYTHON, "-c", "import lm_eval, transformers, accelerate, gptwo.evaluation"], capture_output=True, check=False
 )
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(900),
     pytest.mark.skipif(
         FOUND.returncode != 0,
-        reason="lm-eval is not installed beside gptwo; GPTWO_LM_EVAL_PYTHON may name a Python that has both",
+        reason="lm-eval[hf] is not installed beside gptwo; GPTWO_LM_EVAL_PYTHON may name a Python that has both",
     ),
 ]
 

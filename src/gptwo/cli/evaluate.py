@@ -16,7 +16,7 @@ import click
 
 from gptwo.cli.loading import BACKENDS, WEIGHTS, as_path, threads_option
 from gptwo.cli.parameters import SectionedCommand, SectionOption
-from gptwo.cli.terminal import bar, print_table, write_json
+from gptwo.cli.terminal import bar, print_table, write, write_json
 from gptwo.cli.text_input import read_text
 from gptwo.errors import DataError, MissingDependencyError
 
@@ -244,5 +244,5 @@ def _leave(report: Report, as_json: bool, target: Path | None) -> None:
         write_json(found)
         return
     columns, rows = report.table()
-    title = f"{report.model}, {report.parameters:,} parameters, weights sha256 {report.checkpoint.sha256[:12]}"
-    print_table(columns, rows, title=title, right=columns[2 : 2 + len({entry.weights for entry in report.entries})])
+    write(f"{report.model}, {report.parameters:,} parameters\nsha256 of the weights {report.checkpoint.sha256}\n")
+    print_table(columns, rows, right=columns[2 : 2 + len({entry.weights for entry in report.entries})])

@@ -97,7 +97,7 @@ def progress(total: int, description: str) -> Iterator[Callable[[int], None]]:
 
 
 def print_table(
-    columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str, right: Sequence[str] = ()
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "", right: Sequence[str] = ()
 ) -> None:
     """Print a table; the columns named in `right` are aligned to the right. No cell is read as markup."""
     from rich import box
@@ -107,7 +107,8 @@ def print_table(
 
     # Into a pipe or a file a table is as wide as its cells are.
     console = Console(highlight=False, width=None if is_terminal(sys.stdout) else 1000)
-    table = Table(title=Text(visible(title)), title_justify="left", box=box.SIMPLE_HEAD)
+    shown = Text(visible(title)) if title else None
+    table = Table(title=shown, title_justify="left", box=box.SIMPLE_HEAD)
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
@@ -143,6 +144,7 @@ def bar(description: str) -> Iterator[Callable[[float, str], None]]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[words]}"),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+    # This stream, and not what takes its place when others are to be silent.
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as shown:
         task = shown.add_task(description, total=1.0, words="")
         yield lambda share, words: shown.update(task, completed=share, words=words)

@@ -7,6 +7,7 @@ where `--model gptwo --model_args model=gpt2,weights=int8` works; `gptwo evaluat
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -224,17 +225,20 @@ def _figures(values: Mapping[str, Any]) -> dict[str, float]:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """As long as this lasts, lm-eval says nothing on the way: what goes wrong is raised."""
+    """As long as this lasts, lm-eval says nothing on the way, and shows no bars: what goes wrong is raised."""
+    from lm_eval import evaluator
+
     logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.ERROR)
-    with contextlib.suppress(ImportError):
-        import datasets
-
-        datasets.disable_progress_bars()
+    ask_git = getattr(evaluator, "get_git_commit_hash", None)
+    if ask_git is not None:  # of whatever directory this is; git complains where it is none of its own
+        evaluator.get_git_commit_hash = lambda: None
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
         logger.setLevel(level)
+        if ask_git is not None:
+            evaluator.get_git_commit_hash = ask_git
