@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +28,9 @@ from gptwo.sampling import SamplingParams
 
 NEW_TOKENS = 256
 """That a task's text may have where it does not say; lm-eval's default."""
+
+MOST_ENDINGS = 32  # of one context under way at a time; each has memory of its own
+TEXTS_AT_A_TIME = 64
 
 # lm-eval's names for the same thing, the first that is there counts; and what says nothing to gptwo.
 _MAX_TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
@@ -97,8 +102,9 @@ class GptwoLM(TemplateLM):
         """As `loglikelihood`, of ((context, continuation), their token ids). Endings of one context share it."""
         questions: list[Question] = []
         for _names, context, continuation in requests:
-            if questions and questions[-1].context == context:
-                questions[-1] = Question(context, [*questions[-1].continuations, continuation])
+            last = questions[-1] if questions else None
+            if last is not None and last.context == context and len(last.continuations) < MOST_ENDINGS:
+                questions[-1] = Question(context, [*last.continuations, continuation])
             else:
                 questions.append(Question(context, [continuation]))
         answers = answer(self.lm, questions, len(questions), self._progress)
@@ -110,20 +116,23 @@ class GptwoLM(TemplateLM):
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
         """The log-probability of each whole text, in lm-eval's windows, behind the end of text."""
-        found = []
+        parts: list[tuple[None, list[int], list[int]]] = []
+        counts = []
         for request in requests:
-            (text,) = request.args
             windows = get_rolling_token_windows(
-                token_list=self.tok_encode(text),
+                token_list=self.tok_encode(request.args[0]),
                 prefix_token=self.eot_token_id,
                 max_seq_len=self.max_length,
                 context_len=1,
             )
-            parts = [(None, *make_disjoint_window(window)) for window in windows]
-            total = sum(logprob for logprob, _ in self._loglikelihood_tokens(parts))
-            self.cache_hook.add_partial("loglikelihood_rolling", (text,), total)
-            found.append(total)
-        return found
+            before = len(parts)
+            parts += [(None, *make_disjoint_window(window)) for window in windows]
+            counts.append(len(parts) - before)
+        logprobs = iter([logprob for logprob, _ in self._loglikelihood_tokens(parts)])
+        totals = [math.fsum(itertools.islice(logprobs, count)) for count in counts]
+        for request, total in zip(requests, totals, strict=True):
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
+        return totals
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
         """The text that follows each context, up to a stop string; greedy unless the task samples."""
@@ -135,7 +144,12 @@ class GptwoLM(TemplateLM):
             room = self.max_length - wanted.max_tokens
             prompts.append((self.tok_encode(context) or [self.eot_token_id])[-room:])
             params.append(wanted)
-        texts = [completion.text for completion in self.lm.generate(prompts, params)]
+        texts: list[str] = []
+        for start in range(0, len(prompts), TEXTS_AT_A_TIME):
+            part = slice(start, start + TEXTS_AT_A_TIME)
+            texts += [completion.text for completion in self.lm.generate(prompts[part], params[part])]
+            if self._progress is not None:
+                self._progress(len(texts) / len(prompts))
         for request, text in zip(requests, texts, strict=True):
             self.cache_hook.add_partial("generate_until", request.args, text)
         return texts
@@ -150,7 +164,7 @@ def _sampling(settings: Mapping[str, Any], positions: int) -> SamplingParams:
     until = settings.pop("until", None) or []
     lengths = [settings.pop(name, None) for name in _MAX_TOKENS]
     most = next((length for length in lengths if length is not None), NEW_TOKENS)
-    sampled = settings.pop("do_sample", settings.get("temperature", 0.0) > 0.0)
+    sampled = settings.pop("do_sample", (settings.get("temperature") or 0.0) > 0.0)
     values = {name: settings.pop(name) for name in _TAKEN if settings.get(name) is not None}
     left = [name for name, value in settings.items() if value is not None and name not in _TAKEN]
     if left:
