@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import pty
@@ -295,3 +296,13 @@ def test_the_figures_of_the_page_are_those_that_are_shown() -> None:
         value = figure.value if figure.measure == "perplexity" else 100 * figure.value
         shown = f"{value:.2f}".removesuffix("0") if figure.task == "cbt-ne" else f"{value:.2f}"
         assert shown in DOC or figure.model in ("gpt2-medium", "gpt2-large"), figure
+
+
+@pytest.mark.skipif(importlib.util.find_spec("lm_eval") is not None, reason="lm-eval is installed, and has other tasks")
+def test_a_task_of_lm_evals_says_what_it_needs_and_what_may_have_been_meant(
+    capsys: pytest.CaptureFixture[str], tiny_checkpoint: Path
+) -> None:
+    err = refused(capsys, "evaluate", tiny_checkpoint, "--tasks", "lamabda")
+    assert "task 'lamabda' is none of lambada, hellaswag" in err
+    assert "did you mean 'lambada'?; lm-eval's tasks need it: pip install" in err
+    assert "did you mean" not in refused(capsys, "evaluate", tiny_checkpoint, "--tasks", "arc_easy")

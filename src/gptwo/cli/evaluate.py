@@ -18,7 +18,8 @@ from gptwo.cli.loading import BACKENDS, WEIGHTS, as_path, threads_option
 from gptwo.cli.parameters import SectionedCommand, SectionOption
 from gptwo.cli.terminal import bar, print_table, write, write_json
 from gptwo.cli.text_input import read_text
-from gptwo.errors import DataError, MissingDependencyError
+from gptwo.errors import DataError, MissingDependencyError, nearest_name
+from gptwo.options import shown
 
 if TYPE_CHECKING:
     from gptwo.checkpoint import Checkpoint
@@ -84,7 +85,7 @@ def command(model: str, as_json: bool, out: str | None, **options: Any) -> None:
         raise DataError(f"{out}: cannot be written (no such directory, or a directory itself)")
     own, foreign = _split_tasks(options["tasks"])
     if foreign:
-        _check_harness()
+        _check_harness(foreign)
     elif options["include_path"] or options["num_fewshot"] is not None:
         raise click.UsageError("--include-path and --num-fewshot are for tasks of lm-eval")
     files = _data_files(options["data"], own)
@@ -140,12 +141,15 @@ def _data_files(given: tuple[str, ...], tasks: list[str]) -> dict[str, Path]:
     return files
 
 
-def _check_harness() -> None:
+def _check_harness(tasks: list[str]) -> None:
     try:
         import gptwo.evaluation.harness  # noqa: F401  # which imports lm-eval
     except ImportError as error:
+        hint = nearest_name(tasks[0], NAMES)
+        near = hint if hint.startswith("; did") else ""
         raise MissingDependencyError(
-            f"tasks other than {', '.join(NAMES)} are lm-eval's: pip install '.[eval]' in gptwo's checkout"
+            f"task {shown(tasks[0])} is none of {', '.join(NAMES)}{near}; lm-eval's tasks need it: "
+            "pip install '.[eval]' in gptwo's checkout"
         ) from error
 
 
@@ -184,7 +188,8 @@ def _evaluate(
     stride = options["stride"]
     for name, text in texts:
         outcome, seconds = _timed(name, lm, functools.partial(perplexity, lm, text, stride=stride))
-        yield Entry(name, lm.weights, outcome.measures(), _counts(outcome), None, seconds)
+        place = "standard input" if name == "-" else name
+        yield Entry(place, lm.weights, outcome.measures(), _counts(outcome), None, seconds)
     for one in data:
         outcome, seconds = _timed(one.task.name, lm, functools.partial(one.run, lm, stride=stride))
         measures, counts = outcome.measures(), _counts(outcome)

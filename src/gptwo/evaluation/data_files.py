@@ -90,5 +90,5 @@ def fetch(source: Source, *, progress: bool = False) -> Path:
         try:
             return Path(hf_hub_download(source.repository, source.name, repo_type="dataset"))
         except FAILURES as error:
-            reason = one_line(error) or type(error).__name__
+            reason = one_line(error, 300) or type(error).__name__
             raise DownloadError(f"{source.name} could not be fetched ({reason}): {otherwise}") from error
