@@ -1,4 +1,4 @@
-"""Writing files so that a reader finds the old one or the new one, never half of either."""
+"""Writing files so that a reader finds the old one or the new one, never half of either; reading UTF-8."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from gptwo.errors import DataError
 
 
 @contextlib.contextmanager
@@ -48,3 +50,14 @@ def only_holder(path: Path) -> Iterator[None]:
             except OSError:
                 pass
         yield
+
+
+def decode_utf8(data: bytes, place: str) -> str:
+    """Bytes as UTF-8, without a byte order mark; DataError says where they are something else."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{place}: not UTF-8 (byte 0x{data[error.start]:02X} in line {line}); convert it first"
+        ) from error

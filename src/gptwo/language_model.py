@@ -7,7 +7,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar, overload
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from gptwo.config import GPTConfig
 from gptwo.decoder.protocol import Decoder, Floats
-from gptwo.engine import Completion, Engine, Event, Failure, Piece
+from gptwo.engine import Completion, Engine, Event, Failure, Likelihood, Piece, Scored
 from gptwo.engine.request import KeepLogits, check_token_ids
 from gptwo.engine.text import token_text
 from gptwo.errors import DecoderError, InvalidRequestError
@@ -27,7 +27,10 @@ from gptwo.scoring import Score, make_score, windows
 from gptwo.tokenizer import Tokenizer
 
 Params = SamplingParams | BeamParams
+Progress = Callable[[float], None]
 Result = TypeVar("Result")
+# So many scored texts are under way beside the one that is waited for: more than a step has room for.
+QUESTIONS_AHEAD = 64
 
 
 def load(
@@ -100,6 +103,11 @@ class LanguageModel:
         """The model's configuration."""
         return self._model.config
 
+    @property
+    def weights(self) -> str:
+        """The format that the weights are held in: f32, bf16, int8 or int4."""
+        return str(getattr(self._model.decoder, "weights", "f32"))
+
     def __repr__(self) -> str:
         return f"<LanguageModel {self.name}: {self.config.parameter_count:,} parameters>"
 
@@ -143,20 +151,51 @@ class LanguageModel:
         return pieces
 
     @overload
-    def score(self, texts: Prompt) -> Score: ...  # type: ignore[overload-overlap]
+    def score(  # type: ignore[overload-overlap]
+        self, texts: Prompt, *, stride: int | None = None, progress: Progress | None = None
+    ) -> Score: ...
 
     @overload
-    def score(self, texts: Sequence[Prompt]) -> list[Score]: ...
+    def score(
+        self, texts: Sequence[Prompt], *, stride: int | None = None, progress: Progress | None = None
+    ) -> list[Score]: ...
 
-    def score(self, texts: Prompt | Sequence[Prompt]) -> Score | list[Score]:
+    def score(
+        self, texts: Prompt | Sequence[Prompt], *, stride: int | None = None, progress: Progress | None = None
+    ) -> Score | list[Score]:
         """The log-probability of each token of a text, or of several texts, given the tokens before it.
 
-        A text longer than the model's positions is read in windows that overlap by half, and each token is scored where
-        it has most before it. Raises InvalidRequestError for a text without tokens.
+        A text longer than the model's positions is read in windows, and each token is scored where it has most before
+        it. stride: tokens from the beginning of a window to that of the next; None is half of the positions.
+        progress: called with the share of a text that is done. Raises InvalidRequestError for a text without tokens, or
+        a stride that is not 1 to the model's positions.
         """
         if not _is_one_prompt(texts):
-            return [self._score(text) for text in texts]  # type: ignore[arg-type]
-        return self._score(texts)  # type: ignore[arg-type]
+            return [self._score(text, stride, progress) for text in texts]  # type: ignore[arg-type]
+        return self._score(texts, stride, progress)  # type: ignore[arg-type]
+
+    def likelihoods(
+        self, questions: Iterable[tuple[Sequence[int], Sequence[Sequence[int]]]], *, shares: bool = True
+    ) -> Iterator[tuple[Likelihood, ...]]:
+        """How likely continuations of texts are: for each (context, continuations) one Likelihood per continuation.
+
+        questions: token ids, at least one in the context and in each continuation; a context is computed once for all
+        that follow it, and only tokens of continuations cost logits. They are taken as answers are asked for, in order,
+        some ahead so that the engine's batches are full. shares: whether contexts begin alike, so that it pays to hold
+        their beginnings. Raises InvalidRequestError or ContextLengthError when it comes to a wrong question.
+        """
+        pending: deque[int] = deque()
+        try:
+            for context, continuations in questions:
+                self._ask(context, continuations, shares, pending)
+                if len(pending) > QUESTIONS_AHEAD:
+                    yield self._scored(pending[0])
+                    self._drop([pending.popleft()])
+            while pending:
+                yield self._scored(pending[0])
+                self._drop([pending.popleft()])
+        finally:
+            self._drop(pending)
 
     def top(self, prompt: Prompt, k: int = 5) -> list[tuple[str, int, float]]:
         """The k likeliest next tokens as (text, token id, probability), likeliest first."""
@@ -340,18 +379,36 @@ class LanguageModel:
 
     # ---- scoring
 
-    def _score(self, text: Prompt) -> Score:
+    def _score(self, text: Prompt, stride: int | None, progress: Progress | None) -> Score:
         ids = check_token_ids(self._model.encode(text, endless=True), self.config.vocab_size)
         logprobs: list[float | None] = [None]
-        for window in windows(len(ids), self.config.n_positions):
-            logprobs.extend(self._prompt_logprobs(ids[window.start : window.end])[-window.fresh :])
+        parts = windows(len(ids), self.config.n_positions, stride)
+        cuts = ((part.start, part.end - part.fresh, part.end) for part in parts)
+        questions = ((ids[start:cut], [ids[cut:end]]) for start, cut, end in cuts)
+        for (likelihood,) in self.likelihoods(questions, shares=False):
+            logprobs.extend(likelihood.logprobs)
+            if progress is not None:
+                progress(len(logprobs) / len(ids))
         return make_score(ids, logprobs, self.tokenizer)
 
-    def _prompt_logprobs(self, ids: Sequence[int]) -> list[float | None]:
-        requests = self._add_all([ids], [SamplingParams(max_tokens=0, prompt_logprobs=0)])
-        (completion,) = self._complete(requests)
-        assert completion.prompt_logprobs is not None
-        return [None if token is None else token.logprob for token in completion.prompt_logprobs]
+    def _ask(
+        self, context: Sequence[int], continuations: Sequence[Sequence[int]], shares: bool, pending: deque[int]
+    ) -> None:
+        """Queue a question, and its number with `pending`."""
+
+        def add() -> None:
+            request = self._engine.prepare_scoring(context, continuations, shares=shares)
+            pending.append(request.id)
+            self._inbox[request.id] = deque()
+            self._engine.submit(request)
+
+        self._turn(add)
+
+    def _scored(self, request: int) -> tuple[Likelihood, ...]:
+        for event in self._events(request):
+            if isinstance(event, Scored):
+                return event.likelihoods
+        raise DecoderError(f"{self.name} was closed before the answer was complete")
 
     def _logits(self, ids: Sequence[int], keep: KeepLogits) -> Floats:
         (completion,) = self._complete(self._add_all([ids], [SamplingParams(max_tokens=0)], keep=keep))

@@ -84,10 +84,34 @@ def test_what_cannot_be_scored_says_why(lm: LanguageModel) -> None:
         with pytest.raises(InvalidRequestError, match="nothing to score: the text has no tokens") as caught:
             lm.score(nothing)
         assert caught.value.param == "text"
+    with pytest.raises(InvalidRequestError, match="stride is 65, expected an integer from 1 to 64"):
+        lm.score([1, 2], stride=65)
+
+
+def test_a_model_of_one_position_predicts_each_token_from_the_one_before() -> None:
     single = LanguageModel(ToyDecoder(tiny_config(n_positions=1)), TOKENIZER)
-    with pytest.raises(InvalidRequestError, match="single position"):
-        single.score([1, 2])
+    assert list(single.score([1, 2, 3]).logprobs) == [
+        None,
+        float(log_softmax(logits_of([1]))[2]),
+        float(log_softmax(logits_of([2]))[3]),
+    ]
     assert single.score([1]).logprobs == (None,)
+
+
+def test_a_stride_says_how_far_apart_the_windows_are() -> None:
+    lm = LanguageModel(ToyDecoder(tiny_config(n_positions=8)), TOKENIZER)
+    ids = [(7 * i + i * i) % 300 for i in range(30)]
+    shares: list[float] = []
+    for stride in (1, 3, 7):
+        logprobs: list[float | None] = [None]
+        for place in range(1, 30):
+            start = max(0, math.ceil((place + 1 - 8) / stride) * stride)
+            logprobs.append(float(log_softmax(logits_of(ids[start:place]))[ids[place]]))
+        assert list(lm.score(ids, stride=stride, progress=shares.append).logprobs) == logprobs
+        assert shares.pop() == 1.0
+    whole = lm.score(ids, stride=8).logprobs
+    assert whole[9] == float(log_softmax(logits_of([ids[8]]))[ids[9]])
+    assert whole[8] == float(log_softmax(logits_of(ids[:8]))[ids[8]])
 
 
 def test_ids_of_a_padded_vocabulary_are_scored_and_count_no_bytes() -> None:

@@ -19,6 +19,7 @@ COMMANDS = {
     "tokenize": ("gptwo.cli.tokenize", "Turn text into token ids, or ids into text."),
     "top": ("gptwo.cli.top", "Show the likeliest next tokens after each prompt."),
     "score": ("gptwo.cli.score", "Measure how well a model predicts a text."),
+    "evaluate": ("gptwo.cli.evaluate", "Measure how good a model is: perplexity, LAMBADA and others."),
     "serve": ("gptwo.cli.serve", "Serve a model to OpenAI's clients and the browser."),
     "batch": ("gptwo.cli.batch", "Answer a file of prompts; it goes on after any interruption."),
     "quantize": ("gptwo.cli.quantize", "Pack a model's weights: smaller and faster."),

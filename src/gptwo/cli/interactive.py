@@ -26,8 +26,8 @@ from gptwo.cli.interrupts import Interrupts
 from gptwo.cli.loading import load_model, model_options
 from gptwo.cli.parameters import SectionedCommand
 from gptwo.cli.terminal import is_terminal, note, write
-from gptwo.cli.text_input import decoded
 from gptwo.errors import DataError, GptwoError, InvalidRequestError, nearest_name
+from gptwo.files import decode_utf8
 from gptwo.sampling.params import BeamParams, SamplingParams
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def _lines(interrupts: Interrupts) -> Iterator[str]:
                 data = sys.stdin.buffer.readline()
             if not data:
                 return
-            yield decoded(data, f"standard input line {number}").rstrip("\r\n")
+            yield decode_utf8(data, f"standard input line {number}").rstrip("\r\n")
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - from now on input() edits the line and remembers those before
     while True:

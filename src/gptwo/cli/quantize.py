@@ -17,8 +17,8 @@ from gptwo.errors import CheckpointError, InvalidRequestError
 
 if TYPE_CHECKING:
     from gptwo.checkpoint import Checkpoint, Packed
-    from gptwo.decoder.comparison import Comparison
     from gptwo.decoder.native import NativeDecoder
+    from gptwo.evaluation.comparison import Comparison
     from gptwo.tokenizer import Tokenizer
 
 FORMATS = ("int8", "int4", "bf16")
@@ -149,7 +149,7 @@ def _compare(
     checkpoint: Checkpoint, packed: NativeDecoder, tokenizer: Tokenizer, words: str, threads: int | None
 ) -> Comparison:
     from gptwo.decoder import open_decoder
-    from gptwo.decoder.comparison import compare
+    from gptwo.evaluation.comparison import compare
 
     exact = open_decoder(checkpoint, backend="native", weights="f32", threads=threads)
     with bar("comparing with f32") as advance:

@@ -57,7 +57,7 @@ def write_json(value: Any) -> None:
     What standard output cannot spell is escaped.
     """
     lossless = sys.stdout is None or (sys.stdout.encoding or "").lower().startswith("utf")
-    write(json.dumps(_finite(value), ensure_ascii=not lossless) + "\n")
+    write(json.dumps(finite(value), ensure_ascii=not lossless) + "\n")
 
 
 def shown_token(tokenizer: Tokenizer | None, token_id: int) -> str:
@@ -100,7 +100,7 @@ def progress(total: int, description: str) -> Iterator[Callable[[int], None]]:
 
 
 def print_table(
-    columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str, right: Sequence[str] = ()
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "", right: Sequence[str] = ()
 ) -> None:
     """Print a table; the columns named in `right` are aligned to the right. No cell is read as markup."""
     from rich import box
@@ -110,7 +110,8 @@ def print_table(
 
     # Into a pipe or a file a table is as wide as its cells are.
     console = Console(highlight=False, width=None if is_terminal(sys.stdout) else 1000)
-    table = Table(title=Text(visible(title)), title_justify="left", box=box.SIMPLE_HEAD)
+    shown = Text(visible(title)) if title else None
+    table = Table(title=shown, title_justify="left", box=box.SIMPLE_HEAD)
     for column in columns:
         number = column in right
         table.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=number)
@@ -123,13 +124,14 @@ def print_table(
         sys.stdout.flush()
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A value as JSON can hold it: numbers that it lacks become None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value
 
 
@@ -160,6 +162,7 @@ def bar(description: str) -> Iterator[Callable[[float, str], None]]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[words]}"),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+    # This stream, and not what takes its place when others are to be silent.
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as shown:
         task = shown.add_task(description, total=1.0, words="")
         yield lambda share, words: shown.update(task, completed=share, words=words)

@@ -10,6 +10,7 @@ from typing import Any
 
 from gptwo.cli.loading import as_path
 from gptwo.errors import DataError
+from gptwo.files import decode_utf8
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def read_text(name: str) -> str:
             data = as_path(name).read_bytes()
     except OSError as error:
         raise DataError(f"{_shown(name)}: cannot be read ({error.strerror})") from error
-    return decoded(data, _shown(name))
+    return decode_utf8(data, _shown(name))
 
 
 def read_prompt(text: str) -> str:
@@ -52,17 +53,6 @@ def read_prompts(name: str) -> list[PromptLine]:
     if not name.lower().endswith(".jsonl"):
         return [PromptLine(line, place=f"{name} line {i}") for i, line in enumerate(lines, 1)]
     return [_json_line(line, f"{name} line {i}") for i, line in enumerate(lines, 1) if line.strip()]
-
-
-def decoded(data: bytes, place: str) -> str:
-    """Bytes as UTF-8, without a byte order mark; DataError says where they are something else."""
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{place}: not UTF-8 (byte 0x{data[error.start]:02X} in line {line}); convert it first"
-        ) from error
 
 
 def _json_line(line: str, place: str) -> PromptLine:

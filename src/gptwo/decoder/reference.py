@@ -35,7 +35,7 @@ class ReferenceDecoder:
         device: str = "cpu",
     ) -> None:
         """Raises InvalidRequestError for a device that PyTorch does not have here."""
-        self.config = config
+        self.config, self.weights = config, weights
         if threads is not None:
             torch.set_num_threads(threads)
         model = GPT2.from_arrays(config, {name: tensor.float32() for name, tensor in tensors.items()})

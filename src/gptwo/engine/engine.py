@@ -22,9 +22,10 @@ from gptwo.decoder.protocol import Decoder, Floats
 from gptwo.engine.beam_run import BeamRun
 from gptwo.engine.output import Event, Failure
 from gptwo.engine.prefix_cache import BLOCK, PrefixCache
-from gptwo.engine.request import KeepLogits, Request, make_request
+from gptwo.engine.request import KeepLogits, Request, ScoringRequest, make_request, make_scoring_request
 from gptwo.engine.run import Feed, Resources, Room, Run
 from gptwo.engine.sampling_run import SamplingRun
+from gptwo.engine.scoring_run import ScoringRun
 from gptwo.engine.statistics import Statistics
 from gptwo.errors import DecoderError, GptwoError, InvalidRequestError, OutOfMemoryError, one_line
 from gptwo.options import integer
@@ -124,10 +125,27 @@ class Engine:
             )
         return request
 
-    def submit(self, request: Request) -> None:
+    def prepare_scoring(
+        self, context_ids: Sequence[int], continuations: Sequence[Sequence[int]], *, shares: bool = True
+    ) -> ScoringRequest:
+        """A request to say how likely continuations of a text are, with a number of its own; it is answered by Scored.
+
+        context_ids: at least one token. continuations: one or several, each at least one token long; the context is
+        computed once for all of them. shares: whether other requests begin with the same tokens, as with examples that
+        all tasks have before them. Raises InvalidRequestError or ContextLengthError.
+        """
+        number, config = next(self._numbers), self._decoder.config
+        return make_scoring_request(number, context_ids, continuations, config=config, shares=shares)
+
+    def submit(self, request: Request | ScoringRequest) -> None:
         """Queue a request that this engine has prepared; once, since its number tells its events from others'."""
+        self._waiting.append(self._run(request))
+
+    def _run(self, request: Request | ScoringRequest) -> Run:
+        if isinstance(request, ScoringRequest):
+            return ScoringRun(request, self._resources)
         kind = BeamRun if isinstance(request.params, BeamParams) else SamplingRun
-        self._waiting.append(kind(request, self._resources))
+        return kind(request, self._resources)
 
     def cancel(self, request_id: int) -> None:
         """Drop a request and free its memory; nothing more is said of it. A number that is done or unknown is none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -108,6 +109,33 @@ class Completion:
 
 
 @dataclass(frozen=True)
+class Likelihood:
+    """How likely a continuation is, token by token, given all that is before each. Logarithms are natural."""
+
+    logprobs: tuple[float, ...]
+    greedy: tuple[bool, ...]
+    """Whether each token is the likeliest in its place; of equally likely ones that with the lowest id is."""
+
+    @property
+    def total(self) -> float:
+        """The log-probability of the continuation, in nats."""
+        return math.fsum(self.logprobs)
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether greedy decoding makes this continuation."""
+        return all(self.greedy)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The answer to a request that asked how likely continuations are: one for each, in their order."""
+
+    request_id: int
+    likelihoods: tuple[Likelihood, ...]
+
+
+@dataclass(frozen=True)
 class Failure:
     """A request that ended in an error; the others go on."""
 
@@ -115,4 +143,4 @@ class Failure:
     error: GptwoError
 
 
-Event = Piece | Completion | Failure
+Event = Piece | Completion | Scored | Failure

@@ -26,11 +26,12 @@ class Past:
         self._blocks: list[Block] = []  # of the prefix cache, which share this text's memory
 
     def feed(
-        self, ids: Sequence[int], room: Room, drafts: Sequence[int] = (), *, every_row: bool = False
+        self, ids: Sequence[int], room: Room, drafts: Sequence[int] = (), *, rows_from: int | None = None
     ) -> Feed | None:
         """What of a text is to be computed next, and guesses behind it; None if that has to wait.
 
-        every_row: the logits behind every token are wanted, not only those behind the last and the guesses.
+        rows_from: the logits behind every token from this place of the text on are wanted, not only those behind the
+        last and the guesses.
         Once the text is longer than the model's window of positions, that is all of it: learned positions cannot be
         shifted, so the last window is computed anew.
         """
@@ -49,7 +50,9 @@ class Past:
         complete = count == wanted
         first = start + self._held
         token_ids = [*ids[first : first + count], *drafts]
-        silent = 0 if every_row else count - 1 if complete else count
+        silent = count - 1 if complete else count
+        if rows_from is not None:
+            silent = min(max(0, rows_from - first), count)
         rows = range(silent, len(token_ids))
         return Feed(self.handle, self._held, token_ids, len(drafts), rows, complete)
 
@@ -64,7 +67,7 @@ class Past:
     def fork(self) -> Past:
         """The past of another text that goes on from here."""
         assert self.handle is not None
-        other = Past(self._resources)
+        other = Past(self._resources, shares=self._may_share)
         other.handle = self._resources.decoder.fork(self.handle)
         other._start, other._held, other._blocks = self._start, self._held, list(self._blocks)
         return other

@@ -58,6 +58,49 @@ class Request:
         return shared + self.width * (most - shared)
 
 
+@dataclass(frozen=True)
+class ScoringRequest:
+    """How likely are these continuations of a text? Made by `make_scoring_request`, which checks it."""
+
+    id: int
+    context_ids: tuple[int, ...]
+    continuations: tuple[tuple[int, ...], ...]
+    shares: bool
+    """Whether other texts begin like this one, so that its blocks are worth holding."""
+
+    @property
+    def width(self) -> int:
+        """The most sequences that the request holds at a time."""
+        return len(self.continuations)
+
+
+def make_scoring_request(
+    number: int,
+    context_ids: Sequence[int],
+    continuations: Sequence[Sequence[int]],
+    *,
+    config: GPTConfig,
+    shares: bool,
+) -> ScoringRequest:
+    """Check a text and its continuations against a model.
+
+    Raises InvalidRequestError for an empty one, or for none, and for token ids that the vocabulary does not have;
+    ContextLengthError where the tokens before the last of a continuation are more than the model's positions.
+    """
+    context = check_token_ids(context_ids, config.vocab_size)
+    checked = tuple(check_token_ids(ids, config.vocab_size) for ids in continuations)
+    if not context or not checked or not all(checked):
+        raise InvalidRequestError("scoring needs a context and continuations of at least one token each", param="text")
+    longest = len(context) + max(map(len, checked))
+    if longest - 1 > config.n_positions:
+        raise ContextLengthError(
+            f"the context and its continuation have {_tokens(longest)}, which is more than the model's "
+            f"{config.n_positions} positions and one that is only predicted",
+            param="text",
+        )
+    return ScoringRequest(number, context, checked, shares)
+
+
 def make_request(
     number: int,
     prompt_ids: Sequence[int],

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from gptwo.decoder.protocol import Decoder, Floats
 from gptwo.engine.output import Event
 from gptwo.engine.prefix_cache import PrefixCache
-from gptwo.engine.request import Request
+from gptwo.engine.request import Request, ScoringRequest
 from gptwo.engine.statistics import Statistics
 from gptwo.tokenizer import Tokenizer
 
@@ -66,12 +66,15 @@ class Resources:
 class Run(Protocol):
     """A request under way: `feeds`, then `accept` with the logits of those feeds' rows, in turn until `done`."""
 
-    request: Request
     done: bool
     width: int
     """The most sequences that it holds at a time."""
     waits: bool
     """Whether the last `feeds` had room for no text to its end, so that it has room before others the next time."""
+
+    @property
+    def request(self) -> Request | ScoringRequest:
+        """What is answered."""
 
     def feeds(self, room: Room) -> list[Feed]:
         """What goes into the next batch, which may be nothing. Asked again before `accept`, it says the same again."""

@@ -53,7 +53,7 @@ class SamplingRun:
         self._fed = []
         for sequence in self._turns():
             drafts, every_row = self._drafts(sequence, room), self._every_row and not self._sequences
-            feed = sequence.past.feed(sequence.ids, room, drafts, every_row=every_row)
+            feed = sequence.past.feed(sequence.ids, room, drafts, rows_from=0 if every_row else None)
             if feed is not None:
                 room.drafts -= feed.drafts
                 self._fed.append((sequence, feed))

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Sequence
 from time import monotonic
 
-from gptwo.engine import Completion, Engine, Piece, Request
+from gptwo.engine import Completion, Engine, Failure, Piece, Request
 from gptwo.engine.request import KeepLogits
 from gptwo.errors import DrainingError, GptwoError, InvalidRequestError, QueueFullError, one_line
 from gptwo.loading import OpenModel
@@ -226,7 +226,7 @@ class Runner:
                     self._add_piece(answer, event, report.came_at)
                 elif isinstance(event, Completion):
                     self._end(answer, event)
-                else:
+                elif isinstance(event, Failure):
                     self._end(answer, event.error)
             for request_id in report.cancelled:
                 answer = self._answers.get(request_id)

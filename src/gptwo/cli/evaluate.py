@@ -1,0 +1,253 @@
+"""`gptwo evaluate`: how good a model is, and what a format of its weights costs."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gptwo.cli.loading import BACKENDS, WEIGHTS, as_path, threads_option
+from gptwo.cli.parameters import SectionedCommand, SectionOption
+from gptwo.cli.terminal import bar, print_table, write, write_json
+from gptwo.cli.text_input import read_text
+from gptwo.errors import DataError, MissingDependencyError, nearest_name
+from gptwo.options import shown
+
+if TYPE_CHECKING:
+    from gptwo.checkpoint import Checkpoint
+    from gptwo.evaluation.report import Entry, Report
+    from gptwo.evaluation.tasks import Data, Outcome
+    from gptwo.language_model import LanguageModel
+
+MODEL = "Model"
+LM_EVAL = "Tasks of lm-eval (extra `eval`)"
+NAMES = ("lambada", "hellaswag", "cbt-cn", "cbt-ne", "wikitext2")
+
+OPTIONS: list[click.Parameter] = [
+    click.Argument(["model"]),
+    click.Option(
+        ["texts", "--text"], multiple=True, metavar="FILE", help="A text whose perplexity is taken; may be given again."
+    ),
+    click.Option(
+        ["--tasks"],
+        multiple=True,
+        metavar="NAME,...",
+        help=f"{', '.join(NAMES)}, or any task of lm-eval; one of these names as lm-eval has it is lm-eval:NAME.",
+    ),
+    click.Option(
+        ["--data"], multiple=True, metavar="[NAME=]FILE", help="The file with a task's data; may be given again."
+    ),
+    click.Option(
+        ["--stride"],
+        type=click.IntRange(1),
+        help="Tokens from the beginning of a window to that of the next, in perplexities.  [default: half the context]",
+    ),
+    click.Option(["--limit"], type=click.IntRange(1), help="Only so many examples of each task: for a first look."),
+    click.Option(["as_json", "--json"], is_flag=True, help="One JSON object."),
+    click.Option(["--out"], metavar="FILE", help="Write the JSON to a file too."),
+    SectionOption(
+        ["formats", "--weights"],
+        MODEL,
+        multiple=True,
+        type=click.Choice(WEIGHTS),
+        help="Format of the weights; each that is given is a column.  [default: auto, which keeps the file's]",
+    ),
+    SectionOption(["--tokenizer"], MODEL, metavar="PATH", help="A tokenizer instead of the model's own."),
+    SectionOption(["--revision"], MODEL, help="A branch, tag or commit on the hub."),
+    threads_option(),
+    SectionOption(["--backend"], MODEL, type=click.Choice(BACKENDS), default="auto", help="What computes the model."),
+    SectionOption(["--device"], MODEL, default="cpu", show_default=True, help="Where it is computed."),
+    SectionOption(["--include-path"], LM_EVAL, metavar="DIR", help="A directory with tasks of yours."),
+    SectionOption(["--num-fewshot"], LM_EVAL, type=click.IntRange(0), help="Examples before each question."),
+]
+
+
+@click.command(cls=SectionedCommand, params=OPTIONS)
+def command(model: str, as_json: bool, out: str | None, **options: Any) -> None:
+    """Evaluate MODEL (an embedded name, a path, or a name on the hub).
+
+    With --text it takes the perplexity of a text, per token and per word, bits per byte and nats per character. With
+    --tasks it runs LAMBADA, HellaSwag, the Children's Book Test or WikiText-2, or a task of lm-eval. Published figures
+    stand beside those that are about the same model, data and measure; docs/evaluation.md says what each means.
+    """
+    if not options["texts"] and not options["tasks"]:
+        raise click.UsageError("name a text with --text, or tasks with --tasks")
+    target = None if out is None else as_path(out)
+    if target is not None and (target.is_dir() or not target.parent.is_dir()):
+        raise DataError(f"{out}: cannot be written (no such directory, or a directory itself)")
+    own, foreign = _split_tasks(options["tasks"])
+    if foreign:
+        _check_harness(foreign)
+    elif options["include_path"] or options["num_fewshot"] is not None:
+        raise click.UsageError("--include-path and --num-fewshot are for tasks of lm-eval")
+    files = _data_files(options["data"], own)
+    from gptwo.checkpoint import load_checkpoint
+    from gptwo.evaluation.identity import identify
+    from gptwo.evaluation.report import Report
+    from gptwo.evaluation.tasks import TASKS
+
+    texts = [(name, read_text(name)) for name in options["texts"]]
+    data = [TASKS[name].load(files.get(name), limit=options["limit"], progress=True) for name in own]
+    checkpoint = load_checkpoint(model, revision=options["revision"], progress=True)
+    identity = identify(checkpoint)
+    published = _published_name(model, options["revision"])
+    entries: list[Entry] = []
+    fingerprint = None
+    for weights in dict.fromkeys(options["formats"] or ("auto",)):
+        with closing(_load(checkpoint, weights, options)) as lm:
+            entries += _evaluate(lm, texts, data, foreign, published, options)
+            fingerprint = None if lm.tokenizer is None else lm.tokenizer.fingerprint
+    report = Report(
+        model=model,
+        parameters=checkpoint.config.parameter_count,
+        checkpoint=identity,
+        tokenizer=fingerprint,
+        settings={
+            "positions": checkpoint.config.n_positions,
+            **{name: options[name] for name in ("stride", "limit", "num_fewshot", "backend", "device", "revision")},
+        },
+        entries=tuple(entries),
+    )
+    _leave(report, as_json, target)
+
+
+def _split_tasks(given: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """The names of our tasks, and those of lm-eval's."""
+    names = list(dict.fromkeys(name for group in given for name in (part.strip() for part in group.split(",")) if name))
+    foreign = [name.removeprefix("lm-eval:") for name in names if name not in NAMES]
+    return [name for name in names if name in NAMES], foreign
+
+
+def _data_files(given: tuple[str, ...], tasks: list[str]) -> dict[str, Path]:
+    """The files of --data, by task."""
+    files = {}
+    for item in given:
+        name, equals, path = item.partition("=")
+        if not equals or name not in NAMES:
+            if len(tasks) != 1:
+                raise click.UsageError(f"--data {item}: say whose data it is, as in --data lambada=FILE")
+            name, path = tasks[0], item
+        if name not in tasks:
+            raise click.UsageError(f"--data {item}: --tasks does not name {name}")
+        files[name] = as_path(path)
+    return files
+
+
+def _check_harness(tasks: list[str]) -> None:
+    try:
+        import gptwo.evaluation.harness  # noqa: F401  # which imports lm-eval
+    except ImportError as error:
+        hint = nearest_name(tasks[0], NAMES)
+        near = hint if hint.startswith("; did") else ""
+        raise MissingDependencyError(
+            f"task {shown(tasks[0])} is none of {', '.join(NAMES)}{near}; lm-eval's tasks need it: "
+            "pip install '.[eval]' in gptwo's checkout"
+        ) from error
+
+
+def _published_name(model: str, revision: str | None) -> str | None:
+    """Which of the published models this is: one by its name on the hub, and not a path that is called alike."""
+    from gptwo.config import PUBLISHED_MODELS
+
+    if revision is not None or os.path.exists(os.path.expanduser(model)):
+        return None
+    return next((known.name for known in PUBLISHED_MODELS if model in (known.name, known.repository)), None)
+
+
+def _load(checkpoint: Checkpoint, weights: str, options: dict[str, Any]) -> LanguageModel:
+    import gptwo
+
+    return gptwo.load(
+        checkpoint.path,
+        weights=weights,
+        **{name: options[name] for name in ("backend", "threads", "device", "tokenizer")},
+    )
+
+
+def _evaluate(
+    lm: LanguageModel,
+    texts: list[tuple[str, str]],
+    data: list[Data],
+    foreign: list[str],
+    model: str | None,
+    options: dict[str, Any],
+) -> Iterator[Entry]:
+    """All that was asked for, of one format of the weights."""
+    from gptwo.evaluation import perplexity
+    from gptwo.evaluation.published import published
+    from gptwo.evaluation.report import Entry
+
+    stride = options["stride"]
+    for name, text in texts:
+        outcome, seconds = _timed(name, lm, functools.partial(perplexity, lm, text, stride=stride))
+        place = "standard input" if name == "-" else name
+        yield Entry(place, lm.weights, outcome.measures(), _counts(outcome), None, seconds)
+    for one in data:
+        outcome, seconds = _timed(one.task.name, lm, functools.partial(one.run, lm, stride=stride))
+        measures, counts = outcome.measures(), _counts(outcome)
+        figures = [
+            figure
+            for measure in measures
+            if one.is_released(outcome)
+            for figure in published(model, one.task.name, measure, counts.get("stride"))
+        ]
+        yield Entry(one.task.name, lm.weights, measures, counts, one.file.sha256, seconds, tuple(figures))
+    if foreign:
+        from gptwo.evaluation.harness import run_tasks
+
+        include = options["include_path"]
+        found, seconds = _timed(
+            "lm-eval",
+            lm,
+            functools.partial(
+                run_tasks,
+                lm,
+                foreign,
+                include_path=None if include is None else as_path(include),
+                num_fewshot=options["num_fewshot"],
+                limit=options["limit"],
+            ),
+        )
+        for name, figures in found.items():
+            yield Entry(f"lm-eval:{name}", lm.weights, figures, {}, None, seconds)
+
+
+def _timed(name: str, lm: LanguageModel, work: Callable[..., Any]) -> tuple[Any, float]:
+    """What `work(progress=)` gives, under a bar, and the seconds that it took."""
+    began = time.perf_counter()
+    with bar(f"{name}, {lm.weights}") as show:
+        outcome = work(progress=lambda share: show(share, ""))
+    return outcome, time.perf_counter() - began
+
+
+def _counts(outcome: Outcome) -> dict[str, Any]:
+    """The fields of an outcome that are no measures themselves."""
+    fields = dataclasses.asdict(outcome)  # type: ignore[call-overload]
+    return {name: value for name, value in fields.items() if name not in outcome.measures() and value is not None}
+
+
+def _leave(report: Report, as_json: bool, target: Path | None) -> None:
+    found = report.as_dict()
+    if target is not None:
+        from gptwo.cli.terminal import finite
+        from gptwo.files import replace_file
+
+        try:
+            with replace_file(target) as file:
+                file.write(json.dumps(finite(found), indent=2).encode() + b"\n")
+        except OSError as error:
+            raise DataError(f"{target}: cannot be written ({error.strerror})") from error
+    if as_json:
+        write_json(found)
+        return
+    columns, rows = report.table()
+    write(f"{report.model}, {report.parameters:,} parameters\nsha256 of the weights {report.checkpoint.sha256}\n")
+    print_table(columns, rows, right=columns[2 : 2 + len({entry.weights for entry in report.entries})])
