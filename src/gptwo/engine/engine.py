@@ -116,13 +116,7 @@ class Engine:
             keep_logits=keep_logits,
             like=like,
         )
-        blocks = request.blocks(self._positions)
-        if self._max_blocks is not None and blocks > self._max_blocks:
-            raise InvalidRequestError(
-                f"the request's texts may come to hold {blocks} blocks of {BLOCK} tokens, and there is memory for "
-                f"{self._max_blocks}; ask for fewer texts (n, best_of) or fewer tokens (max_tokens)",
-                param="max_tokens",
-            )
+        self._check_memory(request)
         return request
 
     def prepare_scoring(
@@ -135,7 +129,18 @@ class Engine:
         all tasks have before them. Raises InvalidRequestError or ContextLengthError.
         """
         number, config = next(self._numbers), self._decoder.config
-        return make_scoring_request(number, context_ids, continuations, config=config, shares=shares)
+        request = make_scoring_request(number, context_ids, continuations, config=config, shares=shares)
+        self._check_memory(request)
+        return request
+
+    def _check_memory(self, request: Request | ScoringRequest) -> None:
+        blocks = request.blocks(self._positions)
+        if self._max_blocks is not None and blocks > self._max_blocks:
+            raise InvalidRequestError(
+                f"the request's texts may come to hold {blocks} blocks of {BLOCK} tokens, and there is memory for "
+                f"{self._max_blocks}; ask for fewer texts (n, best_of) or fewer tokens (max_tokens)",
+                param="max_tokens",
+            )
 
     def submit(self, request: Request | ScoringRequest) -> None:
         """Queue a request that this engine has prepared; once, since its number tells its events from others'."""

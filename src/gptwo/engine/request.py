@@ -73,6 +73,12 @@ class ScoringRequest:
         """The most sequences that the request holds at a time."""
         return len(self.continuations)
 
+    def blocks(self, positions: int) -> int:
+        """The most blocks of 64 positions that it comes to hold; the whole ones of the context are shared."""
+        length = len(self.context_ids) + max(map(len, self.continuations)) - 1
+        shared = len(self.context_ids) // BLOCK
+        return shared + self.width * (-(-min(length, positions) // BLOCK) - shared)
+
 
 def make_scoring_request(
     number: int,
