@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -129,8 +129,10 @@ def work(contender: Contender) -> None:
     """Make a step for each line on standard input, and answer with a line of JSON."""
     answers, sys.stdout = sys.stdout, sys.stderr  # what a model prints is no answer
     step = {"gptwo": our_step, "nanogpt": nanogpt_step}[contender.engine](contender)
-    with kept_memory() if contender.engine == "gptwo" else nullcontext():
-        for _ in sys.stdin:
+    with ExitStack() as stack:
+        for number, _ in enumerate(sys.stdin):
+            if number == 1 and contender.engine == "gptwo":
+                stack.enter_context(kept_memory())  # as the trainer does, when the optimizer has its state
             started = time.perf_counter()
             loss = step()
             seconds = time.perf_counter() - started

@@ -16,8 +16,9 @@ def kept_memory() -> Iterator[None]:
     """Have the C library keep large blocks that are freed, and give them back to the system at the end.
 
     By itself it returns each to the system at once, which fills every page with zeros again: for the gigabyte of
-    gradients and activations that a step of a small GPT-2 needs, that is a tenth of its time. Does nothing where the C
-    library isn't glibc. Source: mallopt(3).
+    gradients and activations that a step of a small GPT-2 needs, that is a tenth of its time. Best entered after the
+    first step: then weights and the optimizer's state lie elsewhere, and what is kept is empty after each step. Does
+    nothing where the C library isn't glibc. Source: mallopt(3).
     """
     try:
         libc = ctypes.CDLL(None)
