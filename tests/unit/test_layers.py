@@ -40,6 +40,12 @@ NEEDS_TORCH = {
     "decoder.reference",
     "training.trainer",
     "training.optimizer",
+    "training.clipping",
+    "training.fast_blocks",
+    "training.gelu",
+    "training.loss",
+    "training.lora",
+    "training.peak",
     "training.run_checkpoint",
     "bench.peers.worker.transformers_engine",
 }
