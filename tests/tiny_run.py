@@ -10,6 +10,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import gptwo.training.pieces as cutting
 import gptwo.training.prepare as prepare_module
 from gptwo.training.prepare import prepare
 
@@ -70,15 +71,30 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["gptwo.training.trainer", "torch._dynamo", "pytest"])
 
 
-def prepare_and_die(text: Path, out: Path, share: float) -> None:
-    """The target of a process that kills itself when it has encoded a share of the text."""
+def prepare_and_die(
+    texts: list[Path], out: Path, options: dict[str, Any], pieces: int | None, writings: int | None
+) -> None:
+    """The target of a process that kills itself after so many pieces, or at a writing to the disk."""
+    left = {"pieces": pieces, "writings": writings}
 
-    def die(done: float) -> None:
-        if done >= share:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def count(what: str) -> None:
+        if left[what] is not None:
+            left[what] -= 1
+            if left[what] < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
 
-    prepare_module.PIECE_CHARACTERS = 500
-    prepare([text], out, tokenizer="bpe:300", progress=die)
+    def counted(function: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
+            count("writings")
+            return function(*arguments, **named)
+
+        return call
+
+    for name in ("replace", "fsync", "unlink", "mkdir"):
+        setattr(os, name, counted(getattr(os, name)))
+    cutting.PIECE_CHARACTERS = 500
+    prepare_module.SAVE_SECONDS = 0.0
+    prepare(texts, out, progress=lambda share: count("pieces"), **options)
 
 
 def train_in_a_process(data: Path, out: Path, settings: dict[str, Any]) -> None:

@@ -264,6 +264,11 @@ class Tokenizer:
             raise TokenizerError(f"{directory}: the tokenizer cannot be written ({error.strerror})") from error
 
     @property
+    def by_character(self) -> bool:
+        """Whether there is a token for each character and none for several: text may be cut anywhere."""
+        return self._characters is not None
+
+    @property
     def _json(self) -> str:
         return str(self._inner.to_str())
 

@@ -1,4 +1,4 @@
-"""From texts to shards: where they are split and cut, and what is refused."""
+"""From texts to data: what is written, what is refused, and what a process leaves that was killed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tiny_run import PROCESSES, make_text, prepare_and_die
+from tiny_run import make_text
 
+import gptwo.training.pieces as cutting
 import gptwo.training.prepare as module
 from gptwo.errors import DataError, GptwoError, InvalidRequestError, ModelNotFoundError, TokenizerError
 from gptwo.tokenizer import Tokenizer
-from gptwo.training.prepare import PreparedData, pieces, prepare, split_at_the_end
+from gptwo.training.prepare import prepare
+from gptwo.training.prepared import PreparedData
 from gptwo.training.shards import read_shard
 
 TEXT = make_text(3000) + "naïve 猫が座る 🎉\r\nthe  end"
@@ -36,57 +36,6 @@ def ids_of(data: Path, name: str) -> list[int]:
     return read_shard(data / f"{name}.bin", verify=True).tokens.tolist()
 
 
-# ---- the split
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=5), st.floats(0.0, 1.0, exclude_max=True))
-def test_the_last_share_of_the_characters_is_for_validation(documents: list[str], share: float) -> None:
-    train, val = split_at_the_end(documents, share)
-    total = sum(map(len, documents))
-    assert "".join(train) + "".join(val) == "".join(documents)
-    assert len("".join(val)) == min(int(total * share), total - 1)
-    assert train
-    assert all(train)
-    assert all(val)
-    # A document is cut at most once, and none is joined with another.
-    assert len(train) + len(val) in (len(documents), len(documents) + 1)
-
-
-def test_a_text_is_split_at_a_character() -> None:
-    assert split_at_the_end(["abcd", "efgh"], 0.25) == (["abcd", "ef"], ["gh"])
-    assert split_at_the_end(["abcd", "efgh"], 0.5) == (["abcd"], ["efgh"])
-    assert split_at_the_end(["abcd", "efgh"], 0.75) == (["ab"], ["cd", "efgh"])
-    assert split_at_the_end(["äöü🎉"], 0.25) == (["äöü"], ["🎉"])
-
-
-# ---- pieces
-
-BLANK = [
-    " ",
-    "  ",
-    "\n",
-    "\n\n",
-    "\r\n",
-    "\r\n\r\n",
-    "\t",
-    " \n ",
-    "\n\n\n\n",
-    "\x0b",
-    "\x1c",
-    "\x85",
-    "\xa0",
-    "\u3000",
-]
-BLANK += ["\u2028", "\u200b"]
-PARTS = st.lists(
-    st.sampled_from(
-        [*BLANK, *BLANK, "a", "don't", "'s", "12", "é", "e\u0301", "猫", "?!", "🎉", "the", "<|endoftext|>"]
-    ),
-    max_size=80,
-)
-
-
 @functools.cache
 def gpt2_tokenizer(directory: Path) -> Tokenizer:
     return Tokenizer.load(directory)
@@ -95,46 +44,16 @@ def gpt2_tokenizer(directory: Path) -> Tokenizer:
 BPE = Tokenizer.train([TEXT, " \n\n\n\n  a\r\n\r\na\r\na   b   c\n\nb" * 20], 400)
 
 
-@settings(max_examples=200, deadline=None)
-@given(PARTS.map("".join) | st.text(max_size=60), st.integers(1, 12))
-def test_pieces_encode_to_what_the_whole_text_does(gpt2_vocabulary: Path, text: str, size: int) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "PIECE_CHARACTERS", size)
-        cut = list(pieces(text))
-    assert "".join(cut) == text
-    assert all(len(piece) > 0 for piece in cut[1:])
-    for tokenizer in (BPE, gpt2_tokenizer(gpt2_vocabulary)):
-        assert [token for piece in cut for token in tokenizer.encode(piece)] == tokenizer.encode(text)
-
-
-@pytest.mark.parametrize("ends", ["\n", "\r\n", "\n\n", "\n\n\n\n", " ", ". ", "猫\n"])
-def test_a_long_text_is_cut_into_pieces_of_about_the_size_that_was_set(
-    ends: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "PIECE_CHARACTERS", 100)
-    text = ends.join(["Speak", "of the king", "猫が座る"] * 200)
-    cut = list(pieces(text))
-    assert "".join(cut) == text
-    assert max(map(len, cut)) < 150
-    assert [token for piece in cut for token in BPE.encode(piece)] == BPE.encode(text)
-
-
-def test_a_text_without_a_place_to_cut_is_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PIECE_CHARACTERS", 10)
-    for text in ("猫" * 100, "\n" * 100, "a" + " " * 99, ""):
-        assert list(pieces(text)) == [text]
-
-
 def test_a_text_longer_than_a_piece_is_prepared_as_a_whole(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PIECE_CHARACTERS", 50)
+    monkeypatch.setattr(cutting, "PIECE_CHARACTERS", 50)
     told: list[float] = []
     prepare([text], tmp_path / "out", tokenizer="bpe:300", progress=told.append)
     tokenizer = Tokenizer.load(tmp_path / "out" / "tokenizer")
-    train, val = split_at_the_end([TEXT], 0.1)
-    assert ids_of(tmp_path / "out", "train") == tokenizer.encode(train[0])
-    assert ids_of(tmp_path / "out", "val") == tokenizer.encode(val[0])
+    left = len(TEXT) - int(len(TEXT) * 0.1)
+    assert ids_of(tmp_path / "out", "train") == tokenizer.encode(TEXT[:left])
+    assert ids_of(tmp_path / "out", "val") == tokenizer.encode(TEXT[left:])
     assert told == sorted(told)
     assert told[-1] == 1.0
     assert len(told) > 50
@@ -251,14 +170,14 @@ def test_texts_that_nothing_can_stand_between_are_refused(text: Path, tmp_path: 
     (tmp_path / "endless" / "vocab.json").write_text(json.dumps(vocabulary))
     (tmp_path / "endless" / "merges.txt").write_bytes((gpt2_vocabulary / "merges.txt").read_bytes())
     prepare([text], tmp_path / "one", tokenizer=str(tmp_path / "endless"))
-    with pytest.raises(InvalidRequestError, match=r"has no <\|endoftext\|> to stand between 2 texts"):
+    with pytest.raises(InvalidRequestError, match=r"has no <\|endoftext\|> to stand between documents"):
         prepare([text, text], tmp_path / "two", tokenizer=str(tmp_path / "endless"))
 
 
 # ---- what is refused
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.0, 1.5, float("nan"), float("inf"), "0.1", None, True])
+@pytest.mark.parametrize("share", [-0.1, 1.0, 1.5, float("nan"), float("inf"), "0.1", True])
 def test_a_share_that_is_none_is_refused(share: Any, text: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidRequestError, match=r"val_fraction is .*, expected 0 to below 1") as caught:
         prepare([text], tmp_path / "out", tokenizer="char", val_fraction=share)
@@ -281,9 +200,9 @@ def test_a_file_that_holds_no_text_is_refused_by_name(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_directory_is_no_text(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="Is a directory"):
-        prepare([tmp_path], tmp_path / "out", tokenizer="char")
+def test_an_option_that_there_is_not_is_refused_with_the_nearest(text: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequestError, match="no parameter 'val_fractions'; did you mean 'val_fraction'"):
+        prepare([text], tmp_path / "out", val_fractions=0.1)
 
 
 def test_without_validation_the_shard_for_it_is_empty(text: Path, tmp_path: Path) -> None:
@@ -298,7 +217,7 @@ def test_a_place_that_cannot_be_written_is_an_error_that_names_it(out: str, text
     assert str(tmp_path / out) in str(caught.value)
 
 
-@pytest.mark.parametrize("nth", range(1, 6))
+@pytest.mark.parametrize("nth", range(1, 8))
 def test_a_disk_that_fills_up_leaves_no_data_that_seems_whole(
     nth: int, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -322,23 +241,22 @@ def test_a_disk_that_fills_up_leaves_no_data_that_seems_whole(
     assert prepare([text], out, tokenizer="char") == PreparedData.load(out)
 
 
-@pytest.mark.parametrize("share", [0.1, 0.95])
-def test_a_process_that_is_killed_leaves_no_data_that_seems_whole(share: float, text: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    prepare([text], out, tokenizer="char")
-    process = PROCESSES.Process(target=prepare_and_die, args=(text, out, share))
-    process.start()
-    process.join(60)
-    assert process.exitcode == -9
-    with pytest.raises(DataError, match=r"data\.json"):
-        PreparedData.load(out)
-    assert prepare([text], out, tokenizer="char") == PreparedData.load(out)
-
-
 # ---- loading
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"texts": 5, "command": ""}', b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize("content", [
+        b"",
+        b"{}",
+        b"[1]",
+        b'{"texts": 5, "command": ""}',
+        b"\xff",
+        b"[" * 100_000,
+        b'{"texts": [], "command": "", "train": []}',
+        b'{"texts": [], "command": "", "train": "train.bin"}',
+        b'{"texts": [], "command": "", "val": ["../val.bin"]}',
+        b'{"texts": [], "command": "", "documents": [1]}',
+    ],
+)
 def test_a_broken_description_is_an_error_that_names_it(content: bytes, text: Path, tmp_path: Path) -> None:
     prepare([text], tmp_path / "out", tokenizer="char")
     (tmp_path / "out" / "data.json").write_bytes(content)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from gptwo.errors import DataError
-from gptwo.training.shards import HEADER_BYTES, Shard, read_shard, write_shard
+from gptwo.training.shards import HEADER_BYTES, NOT_LEARNED, Shard, ShardWriter, read_shard, write_shard
 
 IDS = list(range(0, 300, 7))
 JSON = st.recursive(
@@ -137,6 +137,47 @@ def test_a_shard_of_four_gigabytes_is_opened_without_reading_it(tmp_path: Path) 
         tracemalloc.stop()
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.lists(st.integers(0, 299), max_size=9), st.booleans()), max_size=6),
+    st.integers(0, 60),
+    st.binary(max_size=20),
+)
+def test_a_shard_that_is_gone_on_with_is_the_one_that_was_never_left(
+    tmp_path_factory: pytest.TempPathFactory, chunks: list[tuple[list[int], bool]], left: int, behind: bytes
+) -> None:
+    directory = tmp_path_factory.mktemp("shard")
+    about: dict[str, Any] = {"vocab_size": 300, "tokenizer": "x", "masked": True}
+    flat = [(token, learned) for ids, learned in chunks for token in ids]
+    left = min(left, len(flat))
+    with (directory / "whole").open("w+b") as file:
+        writer = ShardWriter(file, **about)
+        for ids, learned in chunks:
+            writer.append(ids, learned=learned)
+        header = writer.finish(10)
+    with (directory / "parts").open("w+b") as file:
+        writer = ShardWriter(file, **about)
+        for token, learned in flat[:left]:
+            writer.append([token], learned=learned)
+        file.write(behind)  # what came after the last saving
+    with (directory / "parts").open("r+b") as file:
+        writer = ShardWriter(file, count=left, **about)
+        for token, learned in flat[left:]:
+            writer.append([token], learned=learned)
+        assert writer.finish(10) == header
+    assert (directory / "parts").read_bytes() == (directory / "whole").read_bytes()
+    shard = read_shard(directory / "whole", verify=True)
+    assert shard.window(0, 100).tolist() == [token for token, _ in flat]
+    assert shard.learned(0, 100).tolist() == [learned for _, learned in flat]
+    assert [token >= NOT_LEARNED for token in shard.tokens.tolist()] == [not learned for _, learned in flat]
+
+
+def test_a_shard_that_has_less_than_was_left_is_refused(tmp_path: Path) -> None:
+    path = make(tmp_path / "a.bin", [1, 2, 3])
+    with path.open("r+b") as file, pytest.raises(ValueError, match="has 1030 bytes, expected at least 1032"):
+        ShardWriter(file, vocab_size=300, tokenizer="", count=4)
+
+
 # ---- broken files
 
 
@@ -186,6 +227,8 @@ def test_a_file_of_another_length_than_its_header_says_is_refused(cut: int, tmp_
         {"tokenizer": 5},
         {"sha256": None},
         {"another": 1},
+        {"masked": True},
+        {"masked": 0},
     ],
     ids=str,
 )
@@ -210,7 +253,7 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    changes=st.dictionaries(st.sampled_from(["format", "dtype", "count", "characters", "vocab_size", "sha256"]), JSON)
+    changes=st.dictionaries(st.sampled_from(["format", "dtype", "count", "characters", "vocab_size", "sha256", "masked"]), JSON)
 )
 def test_no_header_crashes_the_reader_or_makes_it_allocate(fuzzed: Path, changes: dict[str, Any]) -> None:
     good = fuzzed.with_name("good.bin")

@@ -37,7 +37,7 @@ _MAIN: Final = "main"
 
 # What reaching the hub can raise: what the system says; the errors of the HTTP library, whichever it is, which are the
 # bases of the hub's own; an answer that is not the hub's (ValueError, KeyError, TypeError); RuntimeError from Xet.
-_FAILURES: Final[tuple[type[Exception], ...]] = (
+FAILURES: Final[tuple[type[Exception], ...]] = (
     OSError,
     ValueError,
     KeyError,
@@ -54,10 +54,10 @@ def download(repository: str, *, revision: str | None, progress: bool, otherwise
     ConfigError, which comes before the weights are fetched.
     """
     source = _Source(repository, revision or _MAIN, otherwise)
-    with _quiet(bars=progress):
+    with quiet(bars=progress):
         try:
             info = HfApi().model_info(repository, revision=source.revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-        except _FAILURES as error:
+        except FAILURES as error:
             cached = _complete_snapshot(source)
             if cached is not None and not isinstance(error, RevisionNotFoundError):
                 return cached
@@ -72,7 +72,7 @@ def download(repository: str, *, revision: str | None, progress: bool, otherwise
             return _fetch(source, info.sha, listing)
         except GptwoError:
             raise
-        except _FAILURES as error:
+        except FAILURES as error:
             raise source.failure(error) from error
 
 
@@ -186,7 +186,7 @@ def _is_gpt2(config: Path) -> bool:
 
 
 @contextmanager
-def _quiet(*, bars: bool) -> Iterator[None]:
+def quiet(*, bars: bool) -> Iterator[None]:
     """As long as this lasts, let huggingface_hub show progress bars or nothing, and never its warnings.
 
     On anything but a terminal its bars show nothing by themselves.

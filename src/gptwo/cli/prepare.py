@@ -4,29 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import Any
 
 import click
 
 from gptwo.cli.loading import as_path
-from gptwo.cli.terminal import bar, write
+from gptwo.cli.parameters import SectionedCommand, given, parameters_of
+from gptwo.cli.terminal import bar, note, write
 from gptwo.errors import InvalidRequestError
+from gptwo.training.prepare_config import PrepareConfig
+
+SETTINGS = parameters_of(PrepareConfig)
 
 
-@click.command()
-@click.argument("texts", nargs=-1, required=True)
-@click.option("--out", required=True, metavar="DIR", help="Where the data goes.")
-@click.option(
-    "--tokenizer",
-    default="gpt2",
-    show_default=True,
-    metavar="NAME",
-    help="gpt2, char (a token for each character), bpe:SIZE (trained on the texts), or a model or directory with one.",
+@click.command(
+    cls=SectionedCommand,
+    params=[
+        click.Argument(["texts"], nargs=-1, required=True),
+        click.Option(["--out"], required=True, metavar="DIR", help="Where the data goes."),
+        *(parameter.option("Settings") for parameter in SETTINGS.values()),
+    ],
 )
-@click.option("--val-fraction", type=float, default=0.1, show_default=True, help="Share kept for validation.")
-def command(texts: tuple[str, ...], out: str, tokenizer: str, val_fraction: float) -> None:
-    """Turn TEXTS (files in UTF-8) into data for `gptwo train`.
+def command(texts: tuple[str, ...], out: str, **_: Any) -> None:
+    """Turn TEXTS into data for `gptwo train`.
 
-    The last part of the texts, by characters, is for validation. Between two texts stands <|endoftext|>.
+    TEXTS are files (text in UTF-8, JSONL, CSV, TSV, Parquet; .gz and .zst too), directories of them, or sets that
+    are fetched: tinyshakespeare, tinystories, openwebtext, fineweb-edu. Each text file and each record is a
+    document; <|endoftext|> stands between two. Some documents are kept for validation, or of a single one its end.
+
+    Ctrl-C, or whatever else stops it, loses little: the same command goes on from there.
     """
     from gptwo.training.prepare import prepare
 
@@ -41,14 +47,12 @@ def command(texts: tuple[str, ...], out: str, tokenizer: str, val_fraction: floa
 
         try:
             made = prepare(
-                [as_path(text) for text in texts],
-                as_path(out),
-                tokenizer=tokenizer,
-                val_fraction=val_fraction,
-                progress=progress,
+                texts, as_path(out), progress=progress, notice=note, **given(click.get_current_context(), SETTINGS)
             )
         except InvalidRequestError as error:
             raise click.UsageError(str(error)) from error
-    for name, header in (("train", made.train), ("val", made.val)):
-        write(f"{name:<6} {header.count:>12,} tokens  {header.characters:>13,} characters\n")
+    counts = made.documents or (0, 0)
+    for name, part, count in (("train", made.train, counts[0]), ("val", made.val, counts[1])):
+        of = f"  {count:>11,} documents" if sum(counts) > 2 else ""
+        write(f"{name:<6} {part.count:>12,} tokens  {part.characters or 0:>13,} characters{of}\n")
     write(f"vocabulary of {made.train.vocab_size:,} tokens; data in {made.directory}\n")

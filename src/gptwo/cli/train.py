@@ -110,4 +110,4 @@ def _interruption() -> Iterator[Callable[[], bool]]:
 
 
 def _nats(per_token: float, per_character: float | None) -> str:
-    return f"{per_token:.4f} nats per token, {per_character:.4f} per character"
+    return f"{per_token:.4f} nats per token" + (f", {per_character:.4f} per character" if per_character else "")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from gptwo.config import GPTConfig
 from gptwo.training.config import TrainConfig
-from gptwo.training.prepare import PreparedData
+from gptwo.training.prepared import PreparedData
+from gptwo.training.token_data import TokenData
 
 BEGINNING = """---
 library_name: transformers
@@ -54,8 +55,7 @@ def model_card(
         "",
         "| | |",
         "|---|---|",
-        f"| data | {names}: {train.characters:,} characters ({train.count:,} tokens) to train, "
-        f"{val.characters:,} ({val.count:,}) to validate |",
+        f"| data | {names}: {_amount(train)} to train, {_amount(val)} to validate |",
         f"| start | {config.init} |",
         f"| steps | {step} of {config.steps}{', the best by validation loss' if val_loss is not None else ''}, "
         f"{config.batch_size * config.grad_accumulation * config.block_size:,} tokens each |",
@@ -64,7 +64,9 @@ def model_card(
     ]
     if val_loss is not None:
         lines.append(
-            f"| validation loss | {val_loss:.4f} nats per token, {val_nats_per_character:.4f} nats per character |"
+            f"| validation loss | {val_loss:.4f} nats per token"
+            + ("" if val_nats_per_character is None else f", {val_nats_per_character:.4f} nats per character")
+            + " |"
         )
     lines += [
         "",
@@ -74,9 +76,14 @@ def model_card(
         "Made by:",
         "",
         "```",
-        data.command,
+        *([data.command] if data.command else []),
         train_command(data.directory, out, config),
         "```",
         "",
     ]
     return BEGINNING + "\n".join(lines)
+
+
+def _amount(data: TokenData) -> str:
+    tokens = f"{data.count:,} tokens"
+    return tokens if data.characters is None else f"{data.characters:,} characters ({tokens})"

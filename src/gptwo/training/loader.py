@@ -1,6 +1,7 @@
 """Batches of token windows, shuffled by seed and epoch, found by their number alone.
 
-Which windows batch number k holds follows from the seed and k, so a run that is resumed needs no more than k.
+Which windows batch number k holds follows from the seed and k, so a run that is resumed needs no more than k, and
+several processes share the work by taking different numbers.
 Windows may run across the end of a text: `<|endoftext|>` stands between two texts and tells the model so.
 Source: Brown et al. 2020, appendix B, for that.
 
@@ -9,43 +10,46 @@ B batch, T block size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from gptwo.errors import DataError
-from gptwo.training.shards import Shard
-
-Batch = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+from gptwo.training.batch import IGNORED
+from gptwo.training.batch import Batch as Batch  # for those who look for it here
+from gptwo.training.token_data import TokenData
 
 
 class BatchLoader:
     """Windows of T + 1 tokens: inputs are all but the last, targets all but the first.
 
     Each epoch cuts the tokens into windows that lie end to end, from an offset drawn anew, and shuffles them: each
-    token is a target once an epoch (but for the ends), and windows begin elsewhere every time.
+    token is a target once an epoch (but for the ends), and windows begin elsewhere every time. What is held in memory
+    is the order of one epoch: 8 bytes for each window.
     """
 
-    def __init__(self, shard: Shard, *, block_size: int, batch_size: int, seed: int) -> None:
-        """Raises DataError if there are too few tokens for one window."""
-        if len(shard) < block_size + 1:
+    def __init__(
+        self, data: TokenData, *, block_size: int, batch_size: int, seed: int, documents: bool = False
+    ) -> None:
+        """documents: say which document each token belongs to. Raises DataError for too few tokens for one window."""
+        if len(data) < block_size + 1:
             raise DataError(
-                f"{shard.path}: has {len(shard)} tokens, fewer than block_size + 1 = {block_size + 1}; "
+                f"{data.path}: has {len(data)} tokens, fewer than block_size + 1 = {block_size + 1}; "
                 "give more text, or a smaller block_size"
             )
-        self.shard, self.block_size, self.batch_size, self.seed = shard, block_size, batch_size, seed
-        spare = min(block_size, len(shard) - block_size - 1)
+        self.data, self.block_size, self.batch_size, self.seed = data, block_size, batch_size, seed
+        self.documents = documents
+        spare = min(block_size, len(data) - block_size - 1)
         self._offsets = spare + 1
-        self.windows_per_epoch = (len(shard) - 1 - spare) // block_size
+        self.windows_per_epoch = (len(data) - 1 - spare) // block_size
         self._order: tuple[int, npt.NDArray[np.int64]] = (-1, np.empty(0, dtype=np.int64))
 
     def batch(self, number: int) -> Batch:
-        """Batch `number` (from 0): inputs and targets, int64 (B, T) each. Raises DataError for a broken shard."""
+        """Batch `number`, from 0. Raises DataError for a broken shard."""
         first = number * self.batch_size
         starts = [self._start(window) for window in range(first, first + self.batch_size)]
-        rows = np.stack([self.shard.window(start, self.block_size + 1) for start in starts])  # (B, T + 1)
-        return rows[:, :-1], rows[:, 1:]
+        return _batch(self.data, starts, self.block_size, documents=self.documents)
 
     def epochs(self, batches: int) -> float:
         """How many times the data has been gone through after that many batches."""
@@ -56,22 +60,48 @@ class BatchLoader:
         if self._order[0] != epoch:
             generator = np.random.Generator(np.random.PCG64([self.seed & (2**64 - 1), epoch]))
             offset = generator.integers(self._offsets)
-            order = generator.permutation(self.windows_per_epoch) * self.block_size + offset
+            order = generator.permutation(self.windows_per_epoch)
+            order *= self.block_size
+            order += offset
             self._order = (epoch, order)
         return int(self._order[1][index])
 
 
-def validation_batches(shard: Shard, *, block_size: int, batch_size: int) -> Iterator[Batch]:
-    """Windows end to end over the whole shard, batch_size of them together, the last one shorter and on its own.
+def validation_batches(
+    data: TokenData, *, block_size: int, batch_size: int, documents: bool = False
+) -> Iterator[Batch]:
+    """Windows end to end over all tokens, batch_size of them together, the last one shorter and on its own.
 
-    Each token but the first is a target exactly once; fewer than two tokens give no batch. int64 (B, T) each.
+    Each token but the first is a target exactly once; fewer than two tokens give no batch.
     Example: tokens 0 to 5, block_size 2, batch_size 2: inputs [[0, 1], [2, 3]], then [[4]].
     """
-    whole = max(0, len(shard) - 1) // block_size
+    whole = max(0, len(data) - 1) // block_size
     for first in range(0, whole, batch_size):
         windows = range(first, min(first + batch_size, whole))
-        rows = np.stack([shard.window(window * block_size, block_size + 1) for window in windows])  # (B, T + 1)
-        yield rows[:, :-1], rows[:, 1:]
-    rest = shard.window(whole * block_size, block_size + 1)[None]  # (1, T + 1), T < block_size
-    if rest.shape[1] > 1:
-        yield rest[:, :-1], rest[:, 1:]
+        yield _batch(data, [window * block_size for window in windows], block_size, documents=documents)
+    rest = len(data) - 1 - whole * block_size
+    if rest > 0:
+        yield _batch(data, [whole * block_size], rest, documents=documents)
+
+
+def _batch(data: TokenData, starts: Sequence[int], length: int, *, documents: bool) -> Batch:
+    rows = np.stack([data.window(start, length + 1) for start in starts])  # (B, T + 1)
+    inputs, targets = rows[:, :-1], rows[:, 1:]
+    if data.masked:
+        learned = np.stack([data.learned(start + 1, length) for start in starts])  # (B, T)
+        targets = np.where(learned, targets, IGNORED)
+    return Batch(inputs, targets, document_ids(inputs, data.end_of_text_id) if documents else None)
+
+
+def document_ids(inputs: npt.NDArray[np.int64], end_of_text_id: int | None) -> npt.NDArray[np.int32]:
+    """Which document of its row each token belongs to, int32 (B, T), from 0.
+
+    `<|endoftext|>` is the first token of the document after it: what stands behind it is predicted from it alone, as
+    when a model writes without a prompt, and that a document ends is predicted from all of that document. So there is
+    no target that would be predicted across two documents, and none is lost.
+    Example: with the id 9, [[5, 9, 6, 7], [9, 5, 9, 6]] gives [[0, 1, 1, 1], [0, 0, 1, 1]].
+    """
+    if end_of_text_id is None:
+        return np.zeros(inputs.shape, dtype=np.int32)
+    ids: npt.NDArray[np.int32] = np.cumsum(inputs == end_of_text_id, axis=1, dtype=np.int32)
+    return ids - ids[:, :1]

@@ -1,194 +1,240 @@
-"""From text files to token shards that training reads: `train.bin`, `val.bin` and their tokenizer in one directory."""
+"""From texts to token shards that training reads: in one directory with their tokenizer."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
-import re
+import os
 import shlex
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from gptwo.checkpoint import resolve
-from gptwo.errors import DataError, InvalidRequestError
+from gptwo.errors import DataError, GptwoError, InvalidRequestError
 from gptwo.files import replace_file
-from gptwo.options import finite
 from gptwo.tokenizer import Tokenizer
-from gptwo.training.shards import ShardHeader, read_shard, write_shard
+from gptwo.training import pieces as cutting
+from gptwo.training.encoding import Ids, available_cores, encode_in_order
+from gptwo.training.prepare_config import PrepareConfig
+from gptwo.training.prepared import DESCRIPTION, TOKENIZER, PreparedData, read_description
+from gptwo.training.sources import Inputs, describe, find_inputs
+from gptwo.training.split import Split, plan_split
+from gptwo.training.unfinished import PartWriter, Progress, clear, hold, shard_name
+from gptwo.training.units import Unit, pieces_of, units
 
-PIECE_CHARACTERS = 1 << 18
-LARGEST_BPE = 1_000_000  # the trainer sets memory aside for as many, found or not
-
-DESCRIPTION = "data.json"
-TOKENIZER = "tokenizer"
-TRAIN, VAL = "train.bin", "val.bin"
-
-# Where a text may be cut (see `pieces`). The second place is for scripts that have few spaces.
-_BEFORE_A_SPACE = re.compile(r"(?= \S)")
-_BEHIND_A_LINE = re.compile(r"(?<=\S\n)(?=\S)")
-
-
-@dataclass(frozen=True)
-class PreparedData:
-    """What `prepare` made."""
-
-    directory: Path
-    texts: tuple[str, ...]
-    """The names of the files it was made from."""
-    command: str
-    """What makes the same again."""
-    train: ShardHeader
-    val: ShardHeader
-
-    @classmethod
-    def load(cls, directory: Path) -> PreparedData:
-        """Read what `prepare` left. Raises DataError, naming the file, if it is not all there."""
-        path = directory / DESCRIPTION
-        try:
-            values = json.loads(path.read_bytes())
-            texts, command = tuple(map(str, values["texts"])), str(values["command"])
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror}); make the data with 'gptwo prepare'") from error
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise DataError(f"{path}: is broken; make the data again with 'gptwo prepare'") from error
-        headers = [read_shard(directory / name).header for name in (TRAIN, VAL)]
-        return cls(directory, texts, command, *headers)
+VERSION = "1"  # of what is written for the same texts
+SMALL = 8 << 20  # bytes of text that are encoded before other processes would have started
+SAVE_SECONDS = 10.0  # the most work that is lost when the process is killed
+PARTS = ("train", "val")
 
 
 def prepare(
-    texts: Sequence[Path],
+    texts: Sequence[Path | str],
     out: Path,
     *,
-    tokenizer: str = "gpt2",
-    val_fraction: float = 0.1,
     progress: Callable[[float], None] = lambda share: None,
+    notice: Callable[[str], None] = lambda words: None,
+    **options: Any,
 ) -> PreparedData:
-    """Encode text files, the last part of them for validation.
+    """Encode texts, a part of them for validation. The same call goes on where an earlier one was stopped or killed.
 
-    texts: files in UTF-8, read in order, `<|endoftext|>` between them; in their text it is plain text. tokenizer:
-    `gpt2` (from the hub, or its cache), `char` (one token a character), `bpe:SIZE` (trained on the training part), or a
-    directory, file or name of a model that holds one. val_fraction: the share of characters, from the end, that is kept
-    for validation. progress: told the share done.
+    texts: files (UTF-8 text, JSONL, CSV, TSV, Parquet; all but the last also as .gz and .zst), directories of such
+    files, or names of `named_sets`, read in order. A text file is a document, and so is a record: `<|endoftext|>`
+    stands between two; in their text it is plain text. progress: told the share done. notice: told, in words, what is
+    fetched and what was there before. options: those of PrepareConfig. What is written hangs on neither the number of
+    workers nor on where it was stopped.
 
-    Raises DataError for a file that cannot be read or written or holds no text, InvalidRequestError for a wrong
-    argument, and what loading a tokenizer raises.
+    Raises DataError for what cannot be read or written or holds no text, InvalidRequestError for a wrong option,
+    DownloadError for a set that cannot be fetched, and what loading a tokenizer raises.
     """
-    share = finite(val_fraction)
-    if share is None or not 0.0 <= share < 1.0:
-        raise InvalidRequestError(f"val_fraction is {val_fraction}, expected 0 to below 1", param="val_fraction")
-    documents = [read_text(path) for path in texts]
-    train_texts, val_texts = split_at_the_end(documents, share)
-    used = choose_tokenizer(tokenizer, train_texts, documents)
-    if len(documents) > 1 and used.end_of_text_id is None:
+    config = PrepareConfig(**options)
+    inputs = find_inputs(texts, config, notice)
+    named = None if config.makes_tokenizer else Tokenizer.load(resolve(config.tokenizer, progress=True))
+    about = [describe(inputs), config.tokenizer if named is None else named.fingerprint, config.shard_tokens]
+    about += [config.seed, cutting.PIECE_CHARACTERS, VERSION]
+    key = hashlib.sha256(json.dumps(about).encode()).hexdigest()
+    names = [Path(text).name or str(text) for text in texts]
+    command = shlex.join(["gptwo", "prepare", *names, "--out", str(out), *config.flags()])
+    with hold(out) as directory:
+        for place in (out, out / TOKENIZER, directory):  # what a process that was killed left half written
+            for leftover in place.glob(".*.????????.tmp"):
+                leftover.unlink(missing_ok=True)
+        if (found := _complete(out, key)) is not None:
+            notice(f"{out}: holds this already; nothing was done")
+            with contextlib.suppress(OSError):
+                clear(directory)
+            return found
+        try:
+            before = Progress.load(directory, key)
+            if before is None:
+                before, used = _begin(inputs, config, named, key, out, directory)
+            else:
+                notice(f"{out}: going on where it was stopped")
+                used = Tokenizer.load(out / TOKENIZER)
+                if used.fingerprint != before.tokenizer:
+                    raise DataError(f"{out / TOKENIZER}: is not as it was left; delete {directory} to start afresh")
+            if not before.complete:
+                _encode(inputs, config, used, out, directory, before, progress)
+            _finish(out, directory, {"texts": names, "command": command}, key)
+        except OSError as error:
+            raise DataError(f"{out}: cannot be written ({error.strerror})") from error
+        progress(1.0)
+        return PreparedData.load(out)
+
+
+def _complete(out: Path, key: str) -> PreparedData | None:
+    """The data in a directory, if it is there, whole, and of this key."""
+    if not (out / DESCRIPTION).exists():
+        return None
+    try:
+        return PreparedData.load(out) if read_description(out).get("key") == key else None
+    except GptwoError:
+        return None
+
+
+def _begin(
+    inputs: Inputs, config: PrepareConfig, named: Tokenizer | None, key: str, out: Path, directory: Path
+) -> tuple[Progress, Tokenizer]:
+    """Decide about the split and the tokenizer, and put both down. What was here before goes. Raises OSError."""
+    split = plan_split((one for *_, one in inputs.documents(val=False)), inputs.val_fraction, config.seed)
+    used = _make_tokenizer(config.tokenizer, inputs, split) if named is None else named
+    several = _count_to_two(inputs) > 1
+    if several and used.end_of_text_id is None:
         raise InvalidRequestError(
-            f"tokenizer {tokenizer} has no <|endoftext|> to stand between {len(documents)} texts; "
+            f"tokenizer {config.tokenizer} has no <|endoftext|> to stand between documents, and there are several; "
             "join them to one, or choose another tokenizer",
             param="tokenizer",
         )
-    total = sum(map(len, documents))
-    done = 0
-
-    def encoded(parts: Sequence[str]) -> Iterator[list[int]]:
-        nonlocal done
-        for index, text in enumerate(parts):
-            if index and used.end_of_text_id is not None:
-                yield [used.end_of_text_id]
-            for piece in pieces(text):
-                yield used.encode(piece)
-                done += len(piece)
-                progress(done / total)
-
-    def shard(name: str, parts: Sequence[str]) -> ShardHeader:
-        return write_shard(
-            out / name,
-            encoded(parts),
-            characters=sum(map(len, parts)),
-            vocab_size=used.vocab_size,
-            tokenizer=used.fingerprint,
-        )
-
-    names = [path.name for path in texts]
-    words = ["gptwo", "prepare", *names, "--out", str(out), "--tokenizer", tokenizer, "--val-fraction", str(share)]
-    command = shlex.join(words)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for place in (out, out / TOKENIZER):  # what a process that was killed here left half written
-            for leftover in place.glob(".*.????????.tmp"):
-                leftover.unlink(missing_ok=True)
-        # The description goes first and comes last: where it is, everything is, and belongs together.
-        (out / DESCRIPTION).unlink(missing_ok=True)
-        used.save(out / TOKENIZER)
-        headers = shard(TRAIN, train_texts), shard(VAL, val_texts)
-        with replace_file(out / DESCRIPTION) as file:
-            file.write((json.dumps({"texts": names, "command": command}, indent=2) + "\n").encode())
-    except OSError as error:
-        raise DataError(f"{out}: cannot be written ({error.strerror})") from error
-    return PreparedData(out, tuple(names), command, *headers)
+    old = []
+    if (out / DESCRIPTION).exists():
+        with contextlib.suppress(DataError):
+            description = read_description(out)
+            old = [one for part in PARTS for one in description.get(part, [f"{part}.bin"])]
+    # The description goes first and comes last: where it is, everything is, and belongs together.
+    (out / DESCRIPTION).unlink(missing_ok=True)
+    for one in old:
+        if isinstance(one, str) and Path(one).name == one:
+            (out / one).unlink(missing_ok=True)
+    clear(directory)
+    used.save(out / TOKENIZER)
+    begun = Progress(key, used.fingerprint, split.end, masked=inputs.fields.prompt is not None)
+    begun.save(directory)
+    return begun, used
 
 
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, its line ends as they are. Raises DataError, naming the file."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text (byte {error.start}); convert it first") from error
-    if not text:
-        raise DataError(f"{path}: holds no text")
-    return text
-
-
-def split_at_the_end(documents: Sequence[str], val_fraction: float) -> tuple[list[str], list[str]]:
-    """The documents up to the last `val_fraction` of all their characters, and from there on.
-
-    Example: (["abcd", "efgh"], 0.25) gives (["abcd", "ef"], ["gh"]).
-    """
-    total = sum(len(text) for text in documents)
-    left = max(1, total - int(total * val_fraction))
-    train, val = [], []
-    for text in documents:
-        if head := text[:left]:
-            train.append(head)
-        if tail := text[left:]:
-            val.append(tail)
-        left = max(0, left - len(text))
-    return train, val
-
-
-def choose_tokenizer(name: str, train_texts: Sequence[str], all_texts: Sequence[str]) -> Tokenizer:
-    """The tokenizer that `name` means (see `prepare`). Characters are taken from all texts, merges from training's."""
-    if name == "char":
-        return Tokenizer.characters(all_texts)
-    if name.startswith("bpe:"):
-        size = name.removeprefix("bpe:")
-        if not (size.isascii() and size.isdecimal() and len(size) < 10 and 257 <= int(size) <= LARGEST_BPE):
-            raise InvalidRequestError(
-                f"tokenizer is {name!r}, expected a size from 257 to {LARGEST_BPE} after 'bpe:'", param="tokenizer"
-            )
-        return Tokenizer.train(train_texts, int(size))
-    return Tokenizer.load(resolve(name, progress=True))
-
-
-def pieces(text: str) -> Iterator[str]:
-    """Cut a text into pieces of about PIECE_CHARACTERS that encode, one by one, to what the whole would.
-
-    So progress shows and memory stays small. GPT-2's pattern takes a run of white space but for its last character as
-    one word, and that last one with what follows if it is a space. A text may thus be cut before a space that something
-    else than white space follows, or, where no space is near, behind a line end that stands alone.
-    Example: "a  b" may become "a " and " b", but not "a  " and "b".
-    Source: Radford et al. 2019, the expression of the released encoder.
-    """
-    start = 0
-    while len(text) - start > PIECE_CHARACTERS:
-        least = start + PIECE_CHARACTERS
-        place = (
-            _BEFORE_A_SPACE.search(text, least, least + PIECE_CHARACTERS)
-            or _BEHIND_A_LINE.search(text, least)
-            or _BEFORE_A_SPACE.search(text, least)
-        )
-        if place is None:
+def _count_to_two(inputs: Inputs) -> int:
+    """How many documents there are: 1, or 2 for more. Raises DataError if there is none."""
+    count = 0
+    for _, _, document in inputs.documents():
+        next(iter(document.blocks))  # no further than it takes to know that it is text
+        count += 1
+        if count == 2:
             break
-        yield text[start : place.start()]
-        start = place.start()
-    yield text[start:]
+    if not count:
+        raise DataError(f"{', '.join(one.name for one in inputs.sources)}: holds no text")
+    return count
+
+
+def _make_tokenizer(name: str, inputs: Inputs, split: Split) -> Tokenizer:
+    """The tokenizer that `name` means. Characters are taken from all texts, merges from training's."""
+    if name == "char":
+        return Tokenizer.characters(
+            chain.from_iterable(chain([one.prompt or ""], one.blocks) for *_, one in inputs.documents())
+        )
+    documents = ((number, one) for _, number, one in inputs.documents(val=False))
+    return Tokenizer.train(
+        (
+            piece.text
+            for number, one in documents
+            for piece in pieces_of(one, split.training_characters(number))
+            if not piece.val
+        ),
+        int(name.removeprefix("bpe:")),
+    )
+
+
+def _encode(
+    inputs: Inputs,
+    config: PrepareConfig,
+    tokenizer: Tokenizer,
+    out: Path,
+    directory: Path,
+    before: Progress,
+    progress: Callable[[float], None],
+) -> None:
+    """Write all shards, from where `before` says on. Raises OSError."""
+    now = replace(before)
+    about = {"vocab_size": tokenizer.vocab_size, "tokenizer": tokenizer.fingerprint, "masked": before.masked}
+    small = sum(one.size for one in inputs.sources) < SMALL
+    with contextlib.ExitStack() as stack:
+        writers: list[PartWriter] = []
+        for part, written in zip(PARTS, (before.train, before.val), strict=True):
+            try:
+                writers.append(PartWriter(directory, part, written, **about))
+            except (ValueError, FileNotFoundError) as error:
+                raise DataError(f"{directory}: is not as it was left ({error}); delete it to start afresh") from error
+            stack.callback(writers[-1].close)
+
+        def save() -> None:
+            for writer in writers:
+                writer.sync()
+            now.save(directory)
+
+        split = Split(inputs.val_fraction, config.seed, before.split_end)
+        work = units(inputs, split, before.position, anywhere=tokenizer.by_character)
+        workers = config.workers or (1 if small else available_cores())
+        saved = time.monotonic()
+        try:
+            for unit, ids in encode_in_order(work, tokenizer, out / TOKENIZER, workers):
+                _write(unit, ids, writers, tokenizer.end_of_text_id)
+                full = [writer for writer in writers if writer.written.count >= config.shard_tokens]
+                for writer in full:
+                    writer.finish_shard()
+                now.position = unit.end
+                now.train, now.val = (replace(writer.written) for writer in writers)
+                if full or time.monotonic() - saved >= SAVE_SECONDS:
+                    save()
+                    saved = time.monotonic()
+                progress(unit.share)
+        except BaseException:
+            with contextlib.suppress(OSError):  # what was saved before still holds
+                save()
+            raise
+        for writer in writers:
+            if writer.written.count or not writer.written.shards:
+                writer.finish_shard(last=True)
+        now.train, now.val = (replace(writer.written) for writer in writers)
+        now.complete = True
+        now.save(directory)
+
+
+def _write(unit: Unit, ids: Sequence[Ids], writers: Sequence[PartWriter], end_of_text_id: int | None) -> None:
+    for piece, tokens in zip(unit.pieces, ids, strict=True):
+        writer = writers[piece.val]
+        if piece.opens:
+            if writer.written.documents and end_of_text_id is not None:
+                writer.append([end_of_text_id], 0)
+            writer.written.documents += 1
+        writer.append(tokens, len(piece.text), learned=piece.learned)
+
+
+def _finish(out: Path, directory: Path, description: dict[str, object], key: str) -> None:
+    """Move the shards to their places and say that they are there; done again if it is cut short. Raises OSError."""
+    done = Progress.load(directory, key)
+    assert done is not None
+    names = {}
+    for part, written in zip(PARTS, (done.train, done.val), strict=True):
+        single = written.shards == 1
+        names[part] = [f"{part}.bin" if single else shard_name(part, number) for number in range(written.shards)]
+        for number, name in enumerate(names[part]):
+            with contextlib.suppress(FileNotFoundError):  # it is there already
+                os.replace(directory / shard_name(part, number), out / name)
+    values = {**description, **names, "documents": [done.train.documents, done.val.documents], "key": key}
+    with replace_file(out / DESCRIPTION) as file:
+        file.write((json.dumps(values, indent=2) + "\n").encode())
+    clear(directory)

@@ -31,9 +31,8 @@ from gptwo.training.card import model_card
 from gptwo.training.config import TrainConfig
 from gptwo.training.loader import Batch, BatchLoader, validation_batches
 from gptwo.training.optimizer import learning_rate, make_optimizer
-from gptwo.training.prepare import TOKENIZER, TRAIN, VAL, PreparedData
+from gptwo.training.prepared import PreparedData
 from gptwo.training.run_checkpoint import newest_run_checkpoint, run_checkpoints, save_run_checkpoint
-from gptwo.training.shards import read_shard
 
 
 @dataclass(frozen=True)
@@ -85,8 +84,8 @@ def train(
         run = _Run(data, out, config)
         with run_directory.only_one(out):
             identity = {
-                "data_sha256": run.train_shard.header.sha256,
-                "val_sha256": run.val_shard.header.sha256,
+                "data_sha256": run.data.train.sha256,
+                "val_sha256": run.data.val.sha256,
             }
             run_directory.remember_settings(out, {**config.to_dict(), **identity}, TrainConfig().to_dict())
             run_directory.clear_leftovers(out)
@@ -97,19 +96,15 @@ def train(
 class _Run:
     def __init__(self, data: Path, out: Path, config: TrainConfig) -> None:
         self.data, self.out, self.config = PreparedData.load(data), out, config
-        self.tokenizer = Tokenizer.load(data / TOKENIZER)
-        self.train_shard, self.val_shard = read_shard(data / TRAIN), read_shard(data / VAL)
-        for shard in (self.train_shard, self.val_shard):
-            if shard.header.tokenizer != self.tokenizer.fingerprint:
-                raise DataError(f"{shard.path}: was not made with the tokenizer in {data / TOKENIZER}")
+        self.tokenizer = self.data.tokenizer
         self.loader = BatchLoader(
-            self.train_shard, block_size=config.block_size, batch_size=config.batch_size, seed=config.seed
+            self.data.train, block_size=config.block_size, batch_size=config.batch_size, seed=config.seed
         )
         model = self._first_model()
-        for shard in (self.train_shard, self.val_shard):
-            if shard.header.vocab_size > model.config.vocab_size:
+        for part in (self.data.train, self.data.val):
+            if part.vocab_size > model.config.vocab_size:
                 raise DataError(
-                    f"{shard.path}: its vocabulary has {shard.header.vocab_size} tokens, the model's "
+                    f"{part.path}: its vocabulary has {part.vocab_size} tokens, the model's "
                     f"{model.config.vocab_size}; prepare the data with the model's tokenizer"
                 )
         self.model = model.move_to(config.device)
@@ -120,7 +115,7 @@ class _Run:
     @property
     def validates(self) -> bool:
         """Whether there is a token to predict in the validation data."""
-        return len(self.val_shard) > 1
+        return len(self.data.val) > 1
 
     def _first_model(self) -> GPT2:
         config, end = self.config, self.tokenizer.end_of_text_id
@@ -235,7 +230,7 @@ class _Run:
 
     def _loss(self, model: Callable[..., Any], batch: Batch, reduction: str = "mean") -> torch.Tensor:
         device = self.config.device
-        inputs, targets = (torch.from_numpy(ids).to(device) for ids in batch)  # (B, T) each
+        inputs, targets = (torch.from_numpy(ids).to(device) for ids in (batch.inputs, batch.targets))  # (B, T) each
         with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=self.config.dtype == "bf16"):
             logits = model(inputs).logits  # (B, T, V)
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction=reduction)
@@ -245,8 +240,11 @@ class _Run:
         """The validation loss in nats per token; the model is saved when it is the best so far."""
         config = self.config
         self.model.eval()
-        batches = validation_batches(self.val_shard, block_size=config.block_size, batch_size=config.batch_size)
-        loss = sum(self._loss(model, batch, "sum").item() for batch in batches) / (len(self.val_shard) - 1)
+        loss, count = 0.0, 0
+        for batch in validation_batches(self.data.val, block_size=config.block_size, batch_size=config.batch_size):
+            loss += self._loss(model, batch, "sum").item()
+            count += batch.target_count
+        loss /= max(1, count)
         if not math.isfinite(loss):
             raise self._diverged(f"the validation loss is {loss}", step)
         if loss < self.best:
@@ -308,8 +306,8 @@ class _Run:
         return None if math.isinf(self.best) else self.best
 
     def _per_character(self, loss: float | None) -> float | None:
-        header = self.val_shard.header
-        return None if loss is None else loss * (header.count / header.characters)
+        val = self.data.val
+        return None if loss is None or not val.characters or val.masked else loss * (val.count / val.characters)
 
     def _diverged(self, what: str, step: int) -> NumericalError:
         kept = run_checkpoints(self.out / run_directory.CHECKPOINTS)
