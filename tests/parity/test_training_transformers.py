@@ -19,6 +19,7 @@ from gptwo.tokenizer import Tokenizer
 from gptwo.training.config import TrainConfig
 from gptwo.training.loader import BatchLoader
 from gptwo.training.shards import read_shard
+from gptwo.training.token_data import TokenData
 from gptwo.training.trainer import train
 
 STEPS, BLOCK, BATCH, WARMUP, LR, DECAY, CLIP = 10, 12, 3, 3, 0.01, 0.2, 1.2
@@ -51,7 +52,7 @@ def rate_of(step: int) -> float:
 
 def train_plainly(model: GPT2LMHeadModel, data: Path, accumulation: int) -> tuple[list[float], list[float]]:
     """Train in place; the loss and the gradient's norm of each step."""
-    loader = BatchLoader(read_shard(data / "train.bin"), block_size=BLOCK, batch_size=BATCH, seed=7)
+    loader = BatchLoader(TokenData.open([data / "train.bin"]), block_size=BLOCK, batch_size=BATCH, seed=7)
     named = dict(model.named_parameters())
     matrices = [parameter for parameter in named.values() if parameter.ndim == 2]
     vectors = [parameter for parameter in named.values() if parameter.ndim == 1]
@@ -64,8 +65,10 @@ def train_plainly(model: GPT2LMHeadModel, data: Path, accumulation: int) -> tupl
             group["lr"] = rate_of(step)
         total = 0.0
         for part in range(accumulation):
-            inputs, targets = loader.batch(step * accumulation + part)
-            ids = torch.from_numpy(np.concatenate([inputs, targets[:, -1:]], axis=1))  # it shifts the labels itself
+            batch = loader.batch(step * accumulation + part)
+            ids = torch.from_numpy(
+                np.concatenate([batch.inputs, batch.targets[:, -1:]], axis=1)
+            )  # it shifts the labels itself
             loss = model(input_ids=ids, labels=ids).loss / accumulation
             loss.backward()
             total += loss.item()

@@ -81,6 +81,13 @@ def test_gpt2s_vocabulary_is_assumed(tmp_path: Path, gpt2_vocabulary: Path, monk
     assert data.tokenizer.decode(data.train.window(0, 3).tolist()) == "First Citizen:"
 
 
+def test_a_vocabulary_beside_the_tokens_is_theirs(bpe: str, tmp_path: Path) -> None:
+    directory = nanogpt(tmp_path / "data", ids(TEXT), ids("be"))
+    BPE.save(directory)
+    (directory / "meta.pkl").write_bytes(b"not even looked at")
+    assert PreparedData.load(directory).tokenizer.fingerprint == BPE.fingerprint
+
+
 def test_without_gpt2s_vocabulary_the_error_says_how_to_name_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,7 +95,10 @@ def test_without_gpt2s_vocabulary_the_error_says_how_to_name_it(
         raise DownloadError("the hub cannot be reached")
 
     monkeypatch.setattr(module, "resolve", resolve)
-    with pytest.raises(DownloadError, match=r"holds ids of GPT-2's vocabulary, .* with --tokenizer"):
+    with pytest.raises(
+        DownloadError,
+        match=r"holds ids of GPT-2's vocabulary, .*; put its vocab\.json and merges\.txt there, or name .* --tokenizer",
+    ):
         PreparedData.load(nanogpt(tmp_path / "data", [1], [2]))
     with pytest.raises(DownloadError, match="cannot be reached"):
         PreparedData.load(tmp_path / "data", tokenizer="mine")
@@ -132,7 +142,10 @@ class Trap:
 
 def test_nothing_in_meta_is_ever_run(tmp_path: Path) -> None:
     directory = nanogpt(tmp_path / "data", [0], [0])
-    for content in (pickle.dumps({"itos": {0: "a"}, "x": Trap(tmp_path / "made")}), pickle.dumps(Trap(tmp_path / "made"))):
+    for content in (
+        pickle.dumps({"itos": {0: "a"}, "x": Trap(tmp_path / "made")}),
+        pickle.dumps(Trap(tmp_path / "made")),
+    ):
         (directory / "meta.pkl").write_bytes(content)
         with pytest.raises(DataError, match=r"meta\.pkl: is not read, it holds more than plain values .* --tokenizer"):
             PreparedData.load(directory)
@@ -218,9 +231,7 @@ def test_data_without_validation_has_none(bpe: str, tmp_path: Path) -> None:
         ({"count": 2**31 - 1}, "version 1, 2147483647 tokens"),
     ],
 )
-def test_a_header_that_is_not_true_is_refused(
-    changes: dict[str, int], message: str, bpe: str, tmp_path: Path
-) -> None:
+def test_a_header_that_is_not_true_is_refused(changes: dict[str, int], message: str, bpe: str, tmp_path: Path) -> None:
     llm_c(tmp_path / "d" / "a_train.bin", [1, 2, 3])
     path = llm_c(tmp_path / "d" / "b_train.bin", [1, 2, 3, 4], **changes)
     with pytest.raises(DataError, match=message) as caught:
@@ -248,7 +259,7 @@ def test_no_damage_crashes_the_reader_or_makes_it_allocate(
     try:
         PreparedData.load(directory, tokenizer=bpe).train.window(0, 10**9)
     except GptwoError as error:
-        assert str(path) in str(error)
+        assert str(path) in str(error)  # noqa: PT017 - some damage is none
     finally:
         assert tracemalloc.get_traced_memory()[1] < 20_000_000
         tracemalloc.stop()
@@ -277,7 +288,7 @@ def test_a_vocabulary_that_uint16_cannot_hold_is_refused(
     tmp_path: Path, bpe: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Tokenizer, "load", classmethod(lambda cls, path: _Large()))
-    with pytest.raises(InvalidRequestError, match="the tokenizer has 70000 tokens, the ids in .* are uint16"):
+    with pytest.raises(InvalidRequestError, match=r"the tokenizer has 70000 tokens, the ids in .* are uint16"):
         PreparedData.load(nanogpt(tmp_path / "data", [1], [1]), tokenizer=bpe)
 
 

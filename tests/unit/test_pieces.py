@@ -16,7 +16,22 @@ from gptwo.tokenizer import Tokenizer
 from gptwo.training.pieces import pieces
 
 TEXT = make_text(3000) + "naïve 猫が座る 🎉\r\nthe  end"
-BLANK = [" ", "  ", "\n", "\n\n", "\r\n", "\r\n\r\n", "\t", " \n ", "\n\n\n\n", "\x0b", "\x1c", "\x85", "\xa0", "\u3000"]
+BLANK = [
+    " ",
+    "  ",
+    "\n",
+    "\n\n",
+    "\r\n",
+    "\r\n\r\n",
+    "\t",
+    " \n ",
+    "\n\n\n\n",
+    "\x0b",
+    "\x1c",
+    "\x85",
+    "\xa0",
+    "\u3000",
+]
 BLANK += ["\u2028", "\u200b"]
 PARTS = st.lists(
     st.sampled_from(
@@ -93,6 +108,6 @@ def test_what_has_no_place_to_cut_for_too_long_is_no_text(monkeypatch: pytest.Mo
             taken += 1
             yield "x" * 7
 
-    with pytest.raises(DataError, match="dna.txt: has 1,0.. characters without a space or a line end; is it text?"):
+    with pytest.raises(DataError, match=r"dna\.txt: has 1,0\d\d characters without a space or a line end; is it text"):
         list(pieces(endless(), place="dna.txt"))  # type: ignore[arg-type]
     assert taken < 200

@@ -244,7 +244,9 @@ def test_a_disk_that_fills_up_leaves_no_data_that_seems_whole(
 # ---- loading
 
 
-@pytest.mark.parametrize("content", [
+@pytest.mark.parametrize(
+    "content",
+    [
         b"",
         b"{}",
         b"[1]",

@@ -253,7 +253,9 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    changes=st.dictionaries(st.sampled_from(["format", "dtype", "count", "characters", "vocab_size", "sha256", "masked"]), JSON)
+    changes=st.dictionaries(
+        st.sampled_from(["format", "dtype", "count", "characters", "vocab_size", "sha256", "masked"]), JSON
+    )
 )
 def test_no_header_crashes_the_reader_or_makes_it_allocate(fuzzed: Path, changes: dict[str, Any]) -> None:
     good = fuzzed.with_name("good.bin")

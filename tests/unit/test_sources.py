@@ -28,7 +28,9 @@ def write(directory: Path, *paths: str) -> None:
 
 
 def test_a_directory_gives_its_files_by_path_and_no_others(tmp_path: Path) -> None:
-    write(tmp_path, "b.txt", "a/z.md", "a/b.JSONL", "a.txt.gz", "c.py", ".hidden.txt", ".git/x.txt", "d.bin", "e/.f/g.txt")
+    write(
+        tmp_path, "b.txt", "a/z.md", "a/b.JSONL", "a.txt.gz", "c.py", ".hidden.txt", ".git/x.txt", "d.bin", "e/.f/g.txt"
+    )
     assert names(inputs_of(tmp_path)) == ["a.txt.gz", "b.JSONL", "z.md", "b.txt"]
     assert names(inputs_of(tmp_path, suffix=[".py"])) == ["c.py"]
     assert names(inputs_of(tmp_path, suffix=["PY", "txt"])) == ["a.txt.gz", "b.txt", "c.py"]
@@ -88,7 +90,7 @@ def test_no_more_documents_are_read_than_asked_for(tmp_path: Path) -> None:
     paths = [tmp_path / f"{name}.jsonl" for name in ("a", "b", "c")]
     limited = inputs_of(*paths[:2], max_documents=6, val=[str(paths[2])])
     assert [source for source, *_ in limited.documents()] == [0] * 4 + [1] * 2 + [2] * 4
-    assert [(s, n, d.record) for s, n, d in limited.documents(1, 1, 5)][0] == (1, 5, 1)
+    assert next((s, n, d.record) for s, n, d in limited.documents(1, 1, 5)) == (1, 5, 1)
     assert [source for source, *_ in limited.documents(1, 1, 5)] == [1] + [2] * 4
     few = inputs_of(*paths, max_documents=4)
     paths[1].unlink()  # which is not even opened

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError
 
 from gptwo.errors import DataError, DownloadError, GptwoError, one_line
 from gptwo.files import replace_file
@@ -116,6 +117,8 @@ def _by_address(name: str, path: Path) -> None:
             if digest.hexdigest() != known.sha256:
                 raise OSError("what came is another file")
     except (OSError, HTTPException, ValueError) as error:
+        if isinstance(error, HTTPError):
+            error.close()
         raise _failure(name, known.url, path, error) from error
 
 

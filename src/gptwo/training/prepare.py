@@ -169,7 +169,11 @@ def _encode(
 ) -> None:
     """Write all shards, from where `before` says on. Raises OSError."""
     now = replace(before)
-    about = {"vocab_size": tokenizer.vocab_size, "tokenizer": tokenizer.fingerprint, "masked": before.masked}
+    about: dict[str, Any] = {
+        "vocab_size": tokenizer.vocab_size,
+        "tokenizer": tokenizer.fingerprint,
+        "masked": before.masked,
+    }
     small = sum(one.size for one in inputs.sources) < SMALL
     with contextlib.ExitStack() as stack:
         writers: list[PartWriter] = []

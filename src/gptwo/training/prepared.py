@@ -37,8 +37,8 @@ class PreparedData:
     def load(cls, directory: Path, *, tokenizer: str | None = None) -> PreparedData:
         """Open what `prepare` left, or a directory of nanoGPT's or llm.c's token files.
 
-        tokenizer: for the latter, a model or directory that holds theirs; unless named, it is that of `meta.pkl` if
-        there is one, else GPT-2's. What `prepare` made brings its own, and another one is refused.
+        tokenizer: for the latter, a model or directory that holds theirs; unless named, it is the one that lies in the
+        directory, or that of `meta.pkl`, or else GPT-2's. What `prepare` made brings its own, and another is refused.
 
         Raises DataError, naming the file, if it is not all there, and what loading a tokenizer raises.
         """
@@ -93,7 +93,9 @@ def _load_foreign(directory: Path, name: str | None) -> PreparedData | None:
     files = find_foreign(directory)
     if files is None:
         return None
-    if name is None and not files.has_headers and (directory / META).is_file():
+    if name is None and Tokenizer.exists(directory):
+        tokenizer = Tokenizer.load(directory)
+    elif name is None and not files.has_headers and (directory / META).is_file():
         tokenizer = characters_of_meta(directory / META)
     else:
         try:
@@ -102,8 +104,8 @@ def _load_foreign(directory: Path, name: str | None) -> PreparedData | None:
             if name is not None:
                 raise
             raise DownloadError(
-                f"{directory}: holds ids of GPT-2's vocabulary, which is not here and could not be fetched; name a "
-                "directory that has it (vocab.json and merges.txt) with --tokenizer"
+                f"{directory}: holds ids of GPT-2's vocabulary, which is not here and could not be fetched; put its "
+                "vocab.json and merges.txt there, or name a directory that has them with --tokenizer"
             ) from error
     train, val = read_foreign(files, tokenizer)
     return PreparedData(directory, (directory.resolve().name,), "", train, val, tokenizer)

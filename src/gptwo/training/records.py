@@ -160,7 +160,8 @@ def _read_parquet(path: Path, fields: Fields, first: int, tell: Tell) -> Iterato
             for name in fields.names:
                 if name not in columns:
                     raise DataError(f"{path}: has no column {name!r}{nearest_name(name, columns)}")
-            number, groups = 0, []
+            number = 0
+            groups: list[int] = []
             for group in range(file.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows
                 if not groups and number + rows <= first:

@@ -88,11 +88,13 @@ class TokenData:
 
         Raises DataError, naming the file, for an id beyond the vocabulary.
         """
-        return self._gather(start, length, Shard.window)
+        ids: npt.NDArray[np.int64] = self._gather(start, length, Shard.window)
+        return ids
 
     def learned(self, start: int, length: int) -> npt.NDArray[np.bool_]:
         """Which of the same tokens are to be learned, bool (N,)."""
-        return self._gather(start, length, Shard.learned)
+        learned: npt.NDArray[np.bool_] = self._gather(start, length, Shard.learned)
+        return learned
 
     def _gather(self, start: int, length: int, read: Callable[[Shard, int, int], Any]) -> Any:
         """What `read` gives of the shards from position `start` on, joined.

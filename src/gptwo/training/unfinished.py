@@ -67,7 +67,9 @@ class Progress:
             values["train"], values["val"] = Written(**values["train"]), Written(**values["val"])
             end = values["split_end"]
             values["split_end"] = None if end is None else (int(end[0]), int(end[1]))
-            return cls(**values)
+            made = cls(**values)
+            numbers = [*vars(made.position).values(), *vars(made.train).values(), *vars(made.val).values()]
+            return made if all(type(number) is int and number >= 0 for number in numbers) else None
         except (FileNotFoundError, ValueError, KeyError, TypeError, IndexError, RecursionError):
             return None
 

@@ -1,0 +1,197 @@
+"""`gptwo prepare` as a person meets it: its options, Ctrl-C, `kill -9`, and going on."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_run import make_text
+
+from gptwo.cli import main
+from gptwo.training.named_sets import NAMED_SETS
+from gptwo.training.prepare_config import PrepareConfig
+from gptwo.training.prepared import PreparedData
+
+pa = pytest.importorskip("pyarrow", reason="needs the extra batch")
+pq = pytest.importorskip("pyarrow.parquet", reason="needs the extra batch")
+
+DATA_PAGE = Path(__file__).resolve().parents[2] / "docs" / "data.md"
+GPTWO = [sys.executable, "-m", "gptwo"]
+SECONDS = 120  # for a process to do what takes it two when nothing else runs
+Capture = pytest.CaptureFixture[str]
+
+
+def test_every_setting_is_an_option_with_help(capsys: Capture) -> None:
+    assert main(["prepare", "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for field in dataclasses.fields(PrepareConfig):
+        assert f"--{field.name.replace('_', '-')} " in shown
+        assert field.metadata["help"] in shown
+
+
+def test_records_of_several_files_become_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        rows = [{"body": f"{name} {n}"} for n in range(20)]
+        (tmp_path / "in" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["prepare", "in", "--field", "body", "--out", "data", "--tokenizer", "char"]
+    assert main([*arguments, "--val-fraction", "0.1", "--suffix", "jsonl", "--seed", "3"]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    lines = shown.out.splitlines()
+    assert [line.split()[0] for line in lines] == ["train", "val", "vocabulary"]
+    assert lines[0].endswith("         36 documents")
+    assert lines[1].endswith("          4 documents")
+    made = PreparedData.load(Path("data"))
+    assert made.command == (
+        "gptwo prepare in --out data --tokenizer char --val-fraction 0.1 --field body --suffix jsonl --seed 3"
+    )
+    assert main([*arguments, "--val-fraction", "0.1", "--suffix", "jsonl", "--seed", "3"]) == 0
+    again = capsys.readouterr()
+    assert (again.out, again.err) == (shown.out, "data: holds this already; nothing was done\n")
+
+
+def test_a_set_that_cannot_be_fetched_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("GPTWO_CACHE", str(tmp_path / "cache"))
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # where nobody listens
+    monkeypatch.chdir(tmp_path)
+    assert main(["prepare", "tinyshakespeare", "--out", "data", "--tokenizer", "char"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[0].startswith("tinyshakespeare: fetching https://raw.githubusercontent.com/")
+    assert err.splitlines()[1].startswith("gptwo: tinyshakespeare: cannot be fetched (")
+    assert f" at {tmp_path}/cache/tinyshakespeare/input.txt and give the same command again" in err
+    assert len(err.splitlines()) == 2
+    assert not (tmp_path / "data").exists()
+
+
+def test_the_commands_of_the_page_on_data_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("play.txt", "books/a.md", "books/b/c.txt", "src/a.py"):
+        Path(name).parent.mkdir(exist_ok=True, parents=True)
+        Path(name).write_text(f"This is {name}.")
+    Path("more.txt.gz").write_bytes(gzip.compress(b"More."))
+    Path("news.jsonl").write_text('{"body": "News."}\n')
+    Path("pairs.jsonl").write_text('{"question": "Why?", "answer": "So."}\n')
+    pq.write_table(pa.table({"body": ["Older news."]}), "news.parquet")
+    commands = re.findall(r"^\|[^|]*\| `(gptwo prepare [^`]*)`", DATA_PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    named = 0
+    for number, command in enumerate(commands):
+        words = shlex.split(command)[1:]
+        if words[1] in NAMED_SETS:
+            named += 1
+            continue
+        words[words.index("--out") + 1] = f"data{number}"
+        assert main([*words, "--tokenizer", "char"]) == 0, command
+    assert (len(commands), named) == (7, 2)
+
+
+def test_the_page_on_data_names_every_set() -> None:
+    page = DATA_PAGE.read_text(encoding="utf-8")
+    for name, known in NAMED_SETS.items():
+        assert f"| `{name}` |" in page
+        if not known.val:
+            line = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+            assert f"{known.val_fraction * 100:g}%" in line
+
+
+# ---- a process that is stopped
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(make_text(300_000) * 20)
+    return path
+
+
+def arguments(text: Path, out: Path) -> list[str]:
+    made = ["prepare", str(text), "--out", str(out), "--tokenizer", "char"]
+    return [*made, "--workers", "2", "--shard-tokens", "300000"]
+
+
+def started(text: Path, out: Path, shards: int) -> subprocess.Popen[str]:
+    """A process that has written so many shards, or all of them."""
+    process = subprocess.Popen(
+        [*GPTWO, *arguments(text, out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+    )
+    deadline = time.monotonic() + SECONDS
+    while process.poll() is None and not (out / "unfinished" / f"train-{shards:05d}.bin").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    return process
+
+
+def content(directory: Path) -> dict[str, bytes]:
+    files = (path for path in directory.rglob("*") if path.is_file() and path.name != "data.json")
+    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.fixture(scope="module")
+def whole(text: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("whole") / "data"
+    assert main(arguments(text, out)) == 0
+    return content(out)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes of a process in /proc")
+def test_kill_9_leaves_no_process_behind_and_the_same_command_goes_on(
+    text: Path, whole: dict[str, bytes], tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "data"
+    for shards in (0, 2, 5):
+        with started(text, out, shards) as process:
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            process.kill()
+        if process.returncode == 0:
+            pytest.skip("this machine was so busy that it was done before it could be killed")
+        assert process.returncode == -9
+        deadline = time.monotonic() + SECONDS
+        while any(is_running(int(pid)) for pid in children):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert not (out / "data.json").exists()
+    assert main(arguments(text, out)) == 0
+    assert capsys.readouterr().err == f"{out}: going on where it was stopped\n"
+    assert content(out) == whole
+    data = PreparedData.load(out)
+    assert len(data.train.shards) > 5
+    assert np.array_equal(data.train.window(299_990, 20), data.train.window(0, 300_010)[-20:])
+
+
+def test_ctrl_c_ends_it_in_silence_and_the_same_command_goes_on(
+    text: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    out = tmp_path / "data"
+    with started(text, out, 3) as process:
+        os.kill(process.pid, signal.SIGINT)
+        shown, said = process.communicate(timeout=SECONDS)
+    if process.returncode == 0:
+        pytest.skip("this machine was so busy that it was done before Ctrl-C came")
+    assert (process.returncode, shown, said) == (130, "", "")
+    assert json.loads((out / "unfinished" / "progress.json").read_bytes())["train"]["shards"] >= 3
+    assert main(arguments(text, out)) == 0
+    assert content(out) == whole
