@@ -257,8 +257,9 @@ def test_without_a_network_the_error_says_which_files_to_put_where(name: str, se
     answer = fetch(server, cache, name)
     known = NAMED_SETS[name]
     assert answer["error"] == "DownloadError"
-    assert f"https://huggingface.co/datasets/{known.repository} ({known.train}" in answer["message"]
-    assert f"at {cache / name} and give the same command again" in answer["message"]
+    patterns = " and ".join(filter(None, [known.train, known.val]))
+    what = f"put {patterns} of https://huggingface.co/datasets/{known.repository}, under these paths,"
+    assert f"{what} at {cache / name} and give the same command again" in answer["message"]
     assert "\n" not in answer["message"]
     file = cache / name / known.train.replace("*", "00000")
     file.parent.mkdir(parents=True)
@@ -272,7 +273,7 @@ def test_a_hub_that_has_no_such_files_is_told_of(trouble: str, server: Server, c
     server.status = 404 if trouble == "status" else 200
     answer = fetch(server, cache)
     assert answer["error"] == "DownloadError"
-    assert "put https://huggingface.co/datasets/roneneldan/TinyStories" in answer["message"]
+    assert "of https://huggingface.co/datasets/roneneldan/TinyStories, under" in answer["message"]
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"revision": 1, "files": 5}', b"\xff"])

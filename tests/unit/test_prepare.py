@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import shlex
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -286,3 +287,18 @@ def test_the_command_that_is_kept_makes_the_same_again(tmp_path: Path, monkeypat
     assert main(arguments) == 0
     assert np.array_equal(ids_of(Path("my data"), "train"), before[0])
     assert (tmp_path / "my data" / "data.json").read_bytes() == before[1]
+
+
+@pytest.mark.parametrize("name", ["long.txt", "long.jsonl"])
+def test_memory_does_not_grow_with_the_texts(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cutting, "PIECE_CHARACTERS", 1 << 13)
+    line = make_text(500).replace("\n", " ")
+    path = tmp_path / name
+    path.write_text((line + "\n" if name == "long.txt" else json.dumps({"text": line}) + "\n") * 2500)
+    tracemalloc.start()
+    try:
+        made = prepare([path], tmp_path / "out", tokenizer="char")
+        assert tracemalloc.get_traced_memory()[1] < path.stat().st_size // 2
+    finally:
+        tracemalloc.stop()
+    assert made.train.count + made.val.count >= 500 * 2500

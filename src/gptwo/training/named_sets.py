@@ -146,8 +146,8 @@ def _listing(name: str, directory: Path) -> tuple[str, dict[str, int]]:
         here = [path.relative_to(directory).as_posix() for path in directory.rglob("*.parquet")]
         sizes = {path: (directory / path).stat().st_size for path in here if _matches(path, patterns)}
         if not any(_matches(path, [known.train]) for path in sizes):
-            address = f"{HUB}/datasets/{known.repository} ({' and '.join(patterns)})"
-            raise _failure(name, address, directory, error) from error
+            what = f"{' and '.join(patterns)} of {HUB}/datasets/{known.repository}, under these paths,"
+            raise _failure(name, what, directory, error) from error
         return "main", sizes
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -202,8 +202,6 @@ def _matches(path: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
 
 
-def _failure(name: str, address: str, place: Path, error: Exception) -> GptwoError:
-    return DownloadError(
-        f"{name}: cannot be fetched ({one_line(error) or type(error).__name__}); "
-        f"put {address} at {place} and give the same command again"
-    )
+def _failure(name: str, what: str, place: Path, error: Exception) -> GptwoError:
+    reason = one_line(getattr(error, "reason", None) or error) or type(error).__name__
+    return DownloadError(f"{name}: cannot be fetched ({reason}); put {what} at {place} and give the same command again")

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 
 from gptwo.training.records import Document
 
@@ -81,6 +82,7 @@ def end_of(lengths: Iterable[int], share: float) -> tuple[int, int]:
     return len(lengths), 0
 
 
+@cache
 def _ratio(share: float) -> tuple[int, int]:
     """A share as numerator and denominator: 0.1 is 1 of 10, which a float is only nearly."""
     return Fraction(str(share)).as_integer_ratio()
