@@ -6,6 +6,7 @@ import dataclasses
 import gzip
 import json
 import os
+import pickle
 import re
 import shlex
 import signal
@@ -16,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_run import make_text
+from tiny_run import flags, make_text
 
+import gptwo
 from gptwo.cli import main
 from gptwo.training.named_sets import NAMED_SETS
 from gptwo.training.prepare_config import PrepareConfig
@@ -195,3 +197,32 @@ def test_ctrl_c_ends_it_in_silence_and_the_same_command_goes_on(
     assert json.loads((out / "unfinished" / "progress.json").read_bytes())["train"]["shards"] >= 3
     assert main(arguments(text, out)) == 0
     assert content(out) == whole
+
+
+# ---- and what is made of it
+
+
+def test_nanogpts_directory_is_trained_on_as_it_is(tmp_path: Path, capsys: Capture) -> None:
+    text = make_text(3000)
+    characters = sorted(set(text))
+    ids = np.array([characters.index(one) for one in text], dtype="<u2")
+    data = tmp_path / "shakespeare_char"
+    data.mkdir()
+    (data / "train.bin").write_bytes(ids[:2700].tobytes())
+    (data / "val.bin").write_bytes(ids[2700:].tobytes())
+    (data / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": len(characters), "itos": dict(enumerate(characters))}))
+    assert main(["train", "--data", str(data), "--out", str(tmp_path / "run"), *flags(steps=4)]) == 0
+    assert "nats per token" in capsys.readouterr().out
+    with gptwo.load(tmp_path / "run" / "model") as model:
+        assert len(model.generate("the", gptwo.SamplingParams(max_tokens=5, seed=1)).text) == 5
+
+
+def test_completions_are_trained_on_and_prompts_are_not(tmp_path: Path, capsys: Capture) -> None:
+    rows = [{"q": make_text(30, seed=n), "a": make_text(60, seed=-n)} for n in range(60)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = str(tmp_path / "data")
+    fields = ["--prompt-field", "q", "--completion-field", "a"]
+    assert main(["prepare", str(tmp_path / "a.jsonl"), "--out", out, "--tokenizer", "char", *fields]) == 0
+    assert main(["train", "--data", out, "--out", str(tmp_path / "run"), *flags(steps=4, block_size=16)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("best validation loss") for line in lines)
