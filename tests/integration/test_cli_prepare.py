@@ -152,6 +152,11 @@ def whole(text: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, byt
     return content(out)
 
 
+def notes(said: str) -> list[str]:
+    """The lines on standard error but those that say, once a minute on a busy machine, how far it is."""
+    return [line for line in said.splitlines() if not line.startswith("encoding ")]
+
+
 def is_running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -177,7 +182,7 @@ def test_kill_9_leaves_no_process_behind_and_the_same_command_goes_on(
             time.sleep(0.01)
         assert not (out / "data.json").exists()
     assert main(arguments(text, out)) == 0
-    assert capsys.readouterr().err == f"{out}: going on where it was stopped\n"
+    assert notes(capsys.readouterr().err) == [f"{out}: going on where it was stopped"]
     assert content(out) == whole
     data = PreparedData.load(out)
     assert len(data.train.shards) > 5
@@ -193,7 +198,7 @@ def test_ctrl_c_ends_it_in_silence_and_the_same_command_goes_on(
         shown, said = process.communicate(timeout=SECONDS)
     if process.returncode == 0:
         pytest.skip("this machine was so busy that it was done before Ctrl-C came")
-    assert (process.returncode, shown, said) == (130, "", "")
+    assert (process.returncode, shown, notes(said)) == (-signal.SIGINT, "", [])
     assert json.loads((out / "unfinished" / "progress.json").read_bytes())["train"]["shards"] >= 3
     assert main(arguments(text, out)) == 0
     assert content(out) == whole
