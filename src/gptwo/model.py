@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from gptwo.config import GPTConfig
 from gptwo.errors import InvalidRequestError, one_line
@@ -187,6 +188,7 @@ class GPT2(nn.Module):
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         if not config.tie_word_embeddings:
             self.lm_head = Embedding(config.vocab_size, config.n_embd)  # read the other way round, as if it were tied
+        self.activation_checkpointing = False  # in training: less memory, and each block is computed twice
 
     @classmethod
     def from_arrays(cls, config: GPTConfig, arrays: Mapping[str, npt.NDArray[np.float32]]) -> GPT2:
@@ -252,7 +254,9 @@ class GPT2(nn.Module):
         mask: bool (B, S), false where a position is padding; positions then count the true ones only, so that a
         padded row says what it says alone. rows: int64 (R,), indices into T of the rows whose logits are wanted.
         """
-        hidden, hidden_states, kept = self.body(token_ids, past, mask, return_hidden_states)
+        hidden, hidden_states, kept = self.body(
+            token_ids, past=past, mask=mask, return_hidden_states=return_hidden_states, return_past=return_past
+        )
         if rows is not None:
             hidden = hidden[:, rows]  # (B, R, C)
         return GPT2Output(
@@ -264,22 +268,38 @@ class GPT2(nn.Module):
     def body(
         self,
         token_ids: Tensor,
+        *,
         past: Sequence[KeysValues] | None = None,
         mask: Tensor | None = None,
+        documents: Tensor | None = None,
         return_hidden_states: bool = False,
+        return_past: bool = False,
     ) -> tuple[Tensor, tuple[Tensor, ...], tuple[KeysValues, ...]]:
-        """Everything before the head: the last hidden states (B, T, C), all of them if asked, and keys and values."""
+        """Everything before the head: the last hidden states (B, T, C); all of them, and keys and values, if asked.
+
+        documents: int (B, T), which text of its row each token belongs to; each then reads as if it stood alone.
+        """
         new = token_ids.shape[1]
         cached = past[0].keys.shape[2] if past is not None else 0
         if cached + new > self.config.n_positions:
             raise ValueError(f"{cached + new} positions, but the model has {self.config.n_positions}")
-        x = self.drop(self.wte(token_ids) + self.wpe(self.positions(new, cached, mask)))  # (B, T, C)
-        attention_mask = self.attention_mask(new, cached, mask)
+        if documents is not None:
+            if past is not None or mask is not None:
+                raise ValueError("documents go with neither past nor mask")
+            positions, attention_mask = document_positions(documents), document_mask(documents)
+        else:
+            positions, attention_mask = self.positions(new, cached, mask), self.attention_mask(new, cached, mask)
+        x = self.drop(self.wte(token_ids) + self.wpe(positions))  # (B, T, C)
         hidden_states = [x] if return_hidden_states else []
         kept = []
         for layer, block in enumerate(self.h):
-            x, keys_values = block(x, past[layer] if past is not None else None, attention_mask)
-            kept.append(keys_values)
+            arguments = x, past[layer] if past is not None else None, attention_mask
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                x, keys_values = checkpoint(block, *arguments, use_reentrant=False)
+            else:
+                x, keys_values = block(*arguments)
+            if return_past:
+                kept.append(keys_values)
             if return_hidden_states and layer < len(self.h) - 1:
                 hidden_states.append(x)
         x = self.ln_f(x)
@@ -307,3 +327,18 @@ class GPT2(nn.Module):
         # A padding position still sees itself: a row of nothing would be NaN, and NaN times zero weight is NaN.
         itself = seen & ~seen.tril(-1 + cached)  # (1, 1, T, S), true where key and query are the same position
         return (seen & mask[:, None, None, :].bool()) | itself
+
+
+def document_positions(documents: Tensor) -> Tensor:
+    """int64 (B, T): the position of each token in its own document, of those that lie one after another in a row.
+
+    Example: documents [[0, 0, 1, 1, 1]] gives positions [[0, 1, 0, 1, 2]].
+    """
+    index = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)  # (B, T)
+    begins = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0), value=True)
+    return index - torch.where(begins, index, 0).cummax(dim=1).values
+
+
+def document_mask(documents: Tensor) -> Tensor:
+    """bool (B, 1, T, T), true where key and query are of one document, and the key is not after the query."""
+    return (documents[:, :, None] == documents[:, None, :]).tril()[:, None]

@@ -16,7 +16,7 @@ from tiny_models import random_arrays, tiny_config
 from gptwo.checkpoint.canonical import expected_shapes
 from gptwo.config import ACTIVATIONS, GPTConfig
 from gptwo.model import ACTIVATIONS as ACTIVATION_FUNCTIONS
-from gptwo.model import GPT2
+from gptwo.model import GPT2, document_mask, document_positions
 from gptwo.tokenizer import pad
 
 CONFIG = tiny_config(n_positions=24)
@@ -215,7 +215,74 @@ def test_every_position_sees_something_if_only_itself() -> None:
     ]
 
 
+# ---- documents
+
+
+DOCUMENTS = [[0] * 5 + [1] * 1 + [2] * 12, [3] * 18]
+
+
+@pytest.mark.parametrize("upcast", [True, False])
+def test_a_document_among_others_reads_as_if_it_stood_alone(upcast: bool) -> None:
+    model, ids, documents = (
+        model_of(CONFIG.replace(reorder_and_upcast_attn=upcast)),
+        tokens(2, 18),
+        torch.tensor(DOCUMENTS),
+    )
+    together, _, _ = model.body(ids, documents=documents)
+    for row, first, after in ((0, 0, 5), (0, 5, 6), (0, 6, 18), (1, 0, 18)):
+        alone, _, _ = model.body(ids[row : row + 1, first:after])
+        torch.testing.assert_close(together[row : row + 1, first:after], alone, atol=1e-5, rtol=0)
+
+
+def test_positions_restart_with_each_document_even_if_its_number_comes_again() -> None:
+    documents = torch.tensor([[0, 0, 1, 1, 1], [4, 2, 2, 0, 4], [1, 1, 1, 1, 1]])
+    assert document_positions(documents).tolist() == [[0, 1, 0, 1, 2], [0, 0, 1, 0, 0], [0, 1, 2, 3, 4]]
+    assert document_positions(documents.int()).dtype == torch.int64
+
+
+def test_a_position_sees_its_own_document_up_to_itself() -> None:
+    assert document_mask(torch.tensor([[0, 0, 1]])).tolist() == [
+        [[[True, False, False], [True, True, False], [False, False, True]]]
+    ]
+
+
+def test_documents_go_with_neither_a_cache_nor_padding() -> None:
+    model, ids, documents = model_of(), tokens(1, 3), torch.tensor([[0, 0, 1]])
+    past = model(ids, return_past=True).past
+    for other in ({"past": past}, {"mask": torch.ones(1, 3)}):
+        with pytest.raises(ValueError, match="documents"):
+            model.body(ids, documents=documents, **other)
+
+
 # ---- training
+
+
+@pytest.mark.parametrize("documents", [None, torch.tensor(DOCUMENTS)], ids=["plain", "documents"])
+def test_activation_checkpointing_changes_no_bit(documents: torch.Tensor | None) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        model = model_of(CONFIG.replace(embd_pdrop=0.1, resid_pdrop=0.1, attn_pdrop=0.1)).train()
+        model.activation_checkpointing = checkpointing
+        torch.manual_seed(0)
+        model.body(tokens(2, 18), documents=documents)[0].square().sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_activation_checkpointing_keeps_one_tensor_for_each_block() -> None:
+    kept = []
+    for checkpointing in (False, True):
+        model = model_of().train()
+        model.activation_checkpointing = checkpointing
+        saved: list[torch.Tensor] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, saved=saved: saved.append(t), lambda t: t):  # type: ignore[misc]
+            model.body(tokens(2, 18))
+        weights = {parameter.data_ptr() for parameter in model.parameters()}
+        kept.append(sum(t.numel() for t in saved if t.data_ptr() not in weights and t.is_floating_point()))
+    # C numbers a position for each of two blocks and for the final layer norm, and what that norm found.
+    assert kept[1] <= 2 * 18 * (3 * 16 + 2)
+    assert kept[0] > 5 * kept[1]
 
 
 def test_dropout_is_on_in_training_only() -> None:

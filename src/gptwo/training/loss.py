@@ -1,0 +1,130 @@
+"""The cross-entropy of a language model without its logits: some rows at a time, gradients on the way.
+
+The logits of all positions over GPT-2's 50,257 tokens are by far the largest array of a plain training step, and its
+softmax and their gradient are two more. Here a chunk of rows goes from hidden states to logits, to probabilities and
+to gradients in one buffer, and the next chunk takes its place.
+
+N positions (B·T), C width, V vocabulary, R rows of a chunk.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from gptwo.model import GPT2
+
+IGNORED = -100
+"""The target of a position from which nothing is to be learned."""
+
+CHUNK_ROWS = 512
+"""Each chunk reads and writes the head's gradient once: fewer are faster, and each row takes V numbers of memory."""
+
+
+def chunked_cross_entropy(
+    hidden: Tensor, head_weight: Tensor, targets: Tensor, *, chunk_rows: int = CHUNK_ROWS, divisor: float = 1.0
+) -> Tensor:
+    """The cross-entropy in nats, summed over the targets that are not IGNORED; exact, as its gradients are.
+
+    hidden: (N, C). head_weight: (V, C). targets: int64 (N,). Returns a float32 scalar (float64 for float64). Matrix
+    products are those of `hidden`'s dtype, or of autocast's where it is on; softmax and sums are float32.
+    divisor: the sum and its gradients are divided by it. To divide here is free; to divide the result is another pass
+    over the gradient (V, C).
+
+    With p the softmax of a row of logits, loss = -log p[target] and its gradient with respect to the logits is
+    p - onehot(target). Source: Goodfellow et al. 2016, section 6.2.2.3.
+    """
+    device = hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    with torch.autocast(device, enabled=False):
+        scale = (targets != IGNORED).to(torch.promote_types(dtype, torch.float32)) / divisor  # (N,)
+        if not torch.is_grad_enabled():
+            hidden, head_weight = hidden.detach(), head_weight.detach()
+        loss: Tensor = _ChunkedCrossEntropy.apply(
+            hidden.to(dtype), head_weight, targets.clamp(min=0), scale, chunk_rows
+        )
+    return loss
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Loss and gradients in one go; `backward` has only to hand them over."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, head_weight: Tensor, targets: Tensor, scale: Tensor, chunk_rows: int
+    ) -> Tensor:
+        for_hidden, for_weight = ctx.needs_input_grad[:2]
+        weight = head_weight.to(hidden.dtype)
+        grad_hidden = torch.empty_like(hidden) if for_hidden else None
+        grad_weight: Tensor | None = None
+        loss = scale.new_zeros(())
+        rows = min(chunk_rows, len(hidden))
+        logits = hidden.new_empty(rows, len(weight))  # (R, V)
+        # A second buffer only where products are of half precision.
+        probabilities = logits if logits.dtype == scale.dtype else torch.empty_like(logits, dtype=scale.dtype)
+        for first in range(0, len(hidden), chunk_rows):
+            x, target = hidden[first : first + rows], targets[first : first + rows, None]  # (R, C), (R, 1)
+            scale_of_row = scale[first : first + rows]
+            z, p = logits[: len(x)], probabilities[: len(x)]
+            torch.mm(x, weight.t(), out=z)  # (R, V)
+            if p is not z:
+                p.copy_(z)
+            largest, said = p.amax(dim=1), p.gather(1, target)[:, 0]
+            torch.softmax(p, dim=1, out=p)
+            # The likeliest token's probability is never too small for its logarithm, as the target's may be.
+            normaliser = largest - p.amax(dim=1).log()
+            loss += torch.dot(normaliser - said, scale_of_row)
+            if not (for_hidden or for_weight):
+                continue
+            p.scatter_add_(1, target, p.new_full(target.shape, -1.0))  # the gradient of each logit, but for `scale`
+            if p is not z:
+                z.copy_(p)
+            if grad_hidden is not None:
+                torch.mm(z, weight, out=grad_hidden[first : first + rows]).mul_(scale_of_row[:, None])
+            if for_weight:
+                scaled = x * scale_of_row[:, None].to(x.dtype)
+                if grad_weight is None:
+                    grad_weight = z.t() @ scaled  # (V, C)
+                elif p is z:
+                    grad_weight.addmm_(z.t(), scaled)
+                else:  # sums of half precision would lose what is small
+                    grad_weight = grad_weight.to(p.dtype).add_(z.t() @ scaled)
+        ctx.gradients = grad_hidden, None if grad_weight is None else grad_weight.to(head_weight.dtype)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        if ctx.gradients is None:
+            raise RuntimeError("the gradients of chunked_cross_entropy are handed over once; compute the loss again")
+        gradients, ctx.gradients = ctx.gradients, None
+        if grad.device.type != "cpu" or grad.item() != 1.0:
+            for gradient in gradients:
+                if gradient is not None:
+                    gradient.mul_(grad)
+        return (*gradients, None, None, None)
+
+
+class Objective(nn.Module):
+    """A model and its loss as one module, for whatever wraps modules (DDP, FSDP).
+
+    compiled: the model's body goes through torch.compile; the loss has nothing to gain from it.
+    """
+
+    def __init__(self, model: GPT2, *, compiled: bool = False, chunk_rows: int = CHUNK_ROWS) -> None:
+        super().__init__()
+        self.model, self.chunk_rows = model, chunk_rows
+        self._body = torch.compile(model.body) if compiled else model.body
+
+    def forward(self, inputs: Tensor, targets: Tensor, documents: Tensor | None = None, divisor: float = 1.0) -> Tensor:
+        """The cross-entropy in nats, summed over the targets that are not IGNORED and divided by `divisor`.
+
+        inputs, targets: int64 (B, T). documents: int (B, T), see `GPT2.body`. Returns a scalar.
+        """
+        hidden = self._body(inputs, documents=documents)[0].flatten(0, 1)  # (B * T, C)
+        return chunked_cross_entropy(
+            hidden, self.model.head_weight, targets.flatten(), chunk_rows=self.chunk_rows, divisor=divisor
+        )
