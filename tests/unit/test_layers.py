@@ -40,6 +40,10 @@ NEEDS_TORCH = {
     "decoder.reference",
     "training.trainer",
     "training.optimizer",
+    "training.fast_blocks",
+    "training.loss",
+    "training.lora",
+    "training.peak",
     "training.run_checkpoint",
     "bench.peers.worker.transformers_engine",
 }

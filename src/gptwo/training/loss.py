@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from gptwo.model import GPT2
+from gptwo.training.fast_blocks import can_run, fast_body
 
 IGNORED = -100
 """The target of a position from which nothing is to be learned."""
@@ -111,20 +112,23 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 class Objective(nn.Module):
     """A model and its loss as one module, for whatever wraps modules (DDP, FSDP).
 
-    compiled: the model's body goes through torch.compile; the loss has nothing to gain from it.
+    On a CPU the blocks take their fast path (`fast_blocks`) where it knows the model. compiled: the model's body goes
+    through torch.compile instead; the loss has nothing to gain from it.
     """
 
     def __init__(self, model: GPT2, *, compiled: bool = False, chunk_rows: int = CHUNK_ROWS) -> None:
         super().__init__()
         self.model, self.chunk_rows = model, chunk_rows
-        self._body = torch.compile(model.body) if compiled else model.body
+        self._compiled = torch.compile(model.body) if compiled else None
 
     def forward(self, inputs: Tensor, targets: Tensor, documents: Tensor | None = None, divisor: float = 1.0) -> Tensor:
         """The cross-entropy in nats, summed over the targets that are not IGNORED and divided by `divisor`.
 
         inputs, targets: int64 (B, T). documents: int (B, T), see `GPT2.body`. Returns a scalar.
         """
-        hidden = self._body(inputs, documents=documents)[0].flatten(0, 1)  # (B * T, C)
-        return chunked_cross_entropy(
-            hidden, self.model.head_weight, targets.flatten(), chunk_rows=self.chunk_rows, divisor=divisor
-        )
+        if self._compiled is None and can_run(self.model):
+            hidden = fast_body(self.model, inputs, documents=documents)  # (B, T, C)
+        else:
+            hidden = (self._compiled or self.model.body)(inputs, documents=documents)[0]  # (B, T, C)
+        rows, head = hidden.flatten(0, 1), self.model.head_weight
+        return chunked_cross_entropy(rows, head, targets.flatten(), chunk_rows=self.chunk_rows, divisor=divisor)

@@ -1,0 +1,183 @@
+"""The blocks of `model.py` for training on a CPU: one autograd function each, with its backward pass written out.
+
+Autograd would keep 16 C numbers a position of each block for the backward pass; this keeps 10 C, and computes the two
+layer norms and the activation again, which costs next to nothing. With bf16 products the residual stream, the layer
+norms and all sums stay float32, and every array is cast once. Tested equal to the blocks themselves.
+
+B batch, T positions, N = B·T, C width, H heads, D = C / H, F inner width of the MLP.
+Source: the chain rule; Ba et al. 2016 for the layer norm, Hendrycks and Gimpel 2016 for GELU.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from gptwo.model import GPT2, Block, Conv1D, document_mask, document_positions
+
+aten = torch.ops.aten
+
+GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_fast": "tanh", "gelu_pytorch_tanh": "tanh"}
+"""The activations whose gradient is known here, and what PyTorch calls their formula."""
+
+
+def can_run(model: GPT2) -> bool:
+    """Whether `fast_body` can stand for the model's body: on a CPU, without dropout, LoRA or hooked modules."""
+    config = model.config
+    return (
+        model.wte.weight.device.type == "cpu"
+        and (not model.training or config.embd_pdrop == config.resid_pdrop == config.attn_pdrop == 0.0)
+        and config.activation_function in GELU
+        and not (config.reorder_and_upcast_attn or model.activation_checkpointing)
+        and not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+        and all(
+            type(layer) is Conv1D
+            for block in model.h
+            for layer in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)
+        )
+    )
+
+
+def fast_body(model: GPT2, token_ids: Tensor, *, documents: Tensor | None = None) -> Tensor:
+    """The last hidden states (B, T, C), those of `model.body(token_ids, documents=documents)`.
+
+    Matrix products are of autocast's dtype where it is on.
+    """
+    batch, length = token_ids.shape
+    if length > model.config.n_positions:
+        raise ValueError(f"{length} positions, but the model has {model.config.n_positions}")
+    weight = model.wte.weight
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else weight.dtype
+    if documents is None:
+        positions, mask = torch.arange(length), None
+    else:
+        positions, mask = document_positions(documents), document_mask(documents)
+    with torch.autocast("cpu", enabled=False):
+        x = (model.wte(token_ids) + model.wpe(positions)).flatten(0, 1)  # (N, C)
+        for block in model.h:
+            x = _Block.apply(x, mask, batch, block.attn.heads, block.attn.scale, model.config, dtype, *_weights(block))
+        return model.ln_f(x).unflatten(0, (batch, length))  # type: ignore[no-any-return]
+
+
+def _weights(block: Block) -> tuple[Tensor, ...]:
+    layers = block.ln_1, block.attn.c_attn, block.attn.c_proj, block.ln_2, block.mlp.c_fc, block.mlp.c_proj
+    return tuple(parameter for layer in layers for parameter in (layer.weight, layer.bias))
+
+
+class _Block(torch.autograd.Function):
+    """x (N, C) -> (N, C): attention, then the MLP, each behind a layer norm and added to the residual stream."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        mask: Tensor | None,
+        batch: int,
+        heads: int,
+        scale: float,
+        config: Any,
+        dtype: torch.dtype,
+        *weights: Tensor,
+    ) -> Tensor:
+        ctx.batch, ctx.heads, ctx.scale, ctx.dtype, ctx.mask = batch, heads, scale, dtype, mask
+        ctx.gelu, epsilon, width = GELU[config.activation_function], config.layer_norm_epsilon, [x.shape[1]]
+        ln_1, ln_1_bias, attn, attn_bias, proj, proj_bias, ln_2, ln_2_bias, fc, fc_bias, out, out_bias = weights
+        attn, proj, fc, out = (matrix.to(dtype) for matrix in (attn, proj, fc, out))
+
+        n, mean_1, scale_1 = aten.native_layer_norm(x, width, ln_1, ln_1_bias, epsilon)
+        qkv = torch.addmm(attn_bias.to(dtype), n.to(dtype), attn)  # (N, 3 C)
+        y, normaliser = aten._scaled_dot_product_flash_attention_for_cpu(
+            *_queries_keys_values(qkv, batch, heads),
+            is_causal=mask is None,
+            attn_mask=_additive(mask, dtype),
+            scale=scale,
+        )  # (B, H, T, D), with T before H in memory
+        middle = torch.addmm(proj_bias.to(dtype), _merge_heads(y), proj)  # (N, C)
+        middle = middle.add_(x) if middle.dtype == x.dtype else x + middle
+
+        n, mean_2, scale_2 = aten.native_layer_norm(middle, width, ln_2, ln_2_bias, epsilon)
+        u = torch.addmm(fc_bias.to(dtype), n.to(dtype), fc)  # (N, F)
+        result = torch.addmm(out_bias.to(dtype), aten.gelu(u, approximate=ctx.gelu), out)  # (N, C)
+        ctx.save_for_backward(
+            x, mean_1, scale_1, qkv, y, normaliser, middle, mean_2, scale_2, u, attn, proj, fc, out,
+            ln_1, ln_1_bias, ln_2, ln_2_bias,
+        )  # fmt: skip
+        return result.add_(middle) if result.dtype == middle.dtype else middle + result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        (
+            x, mean_1, scale_1, qkv, y, normaliser, middle, mean_2, scale_2, u, attn, proj, fc, out,
+            ln_1, ln_1_bias, ln_2, ln_2_bias,
+        ) = ctx.saved_tensors  # fmt: skip
+        dtype, width = ctx.dtype, [x.shape[1]]
+        all_three = [True, True, True]
+
+        # The MLP.
+        g = grad.to(dtype)  # (N, C)
+        grad_out, grad_out_bias = aten.gelu(u, approximate=ctx.gelu).t() @ g, grad.sum(0)
+        grad_u = g @ out.t()  # (N, F)
+        aten.gelu_backward(grad_u, u, approximate=ctx.gelu, grad_input=grad_u)
+        n = _normalised(middle, mean_2, scale_2, ln_2, ln_2_bias).to(dtype)  # (N, C)
+        grad_fc, grad_fc_bias = n.t() @ grad_u, grad_u.sum(0, dtype=x.dtype)
+        grad_n = (grad_u @ fc.t()).to(x.dtype)  # (N, C)
+        del grad_u
+        grad_middle, grad_ln_2, grad_ln_2_bias = aten.native_layer_norm_backward(
+            grad_n, middle, width, mean_2, scale_2, ln_2, ln_2_bias, all_three
+        )
+        grad_middle.add_(grad)  # what went around the MLP
+
+        # The attention.
+        g = grad_middle.to(dtype)  # (N, C)
+        grad_proj, grad_proj_bias = _merge_heads(y).t() @ g, grad_middle.sum(0)
+        grad_y = _split_heads(g @ proj.t(), ctx.batch, ctx.heads)  # (B, H, T, D)
+        grads = aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            grad_y, *_queries_keys_values(qkv, ctx.batch, ctx.heads), y, normaliser, 0.0, ctx.mask is None,
+            attn_mask=_additive(ctx.mask, dtype), scale=ctx.scale,
+        )  # fmt: skip
+        grad_qkv = torch.cat([_merge_heads(each) for each in grads], dim=1)  # (N, 3 C)
+        n = _normalised(x, mean_1, scale_1, ln_1, ln_1_bias).to(dtype)  # (N, C)
+        grad_attn, grad_attn_bias = n.t() @ grad_qkv, grad_qkv.sum(0, dtype=x.dtype)
+        grad_n = (grad_qkv @ attn.t()).to(x.dtype)  # (N, C)
+        grad_x, grad_ln_1, grad_ln_1_bias = aten.native_layer_norm_backward(
+            grad_n, x, width, mean_1, scale_1, ln_1, ln_1_bias, all_three
+        )
+        grad_x.add_(grad_middle)  # what went around the attention
+
+        grad_attn, grad_proj, grad_fc, grad_out = (
+            each.to(x.dtype) for each in (grad_attn, grad_proj, grad_fc, grad_out)
+        )
+        return (
+            grad_x, None, None, None, None, None, None,
+            grad_ln_1, grad_ln_1_bias, grad_attn, grad_attn_bias, grad_proj, grad_proj_bias,
+            grad_ln_2, grad_ln_2_bias, grad_fc, grad_fc_bias, grad_out, grad_out_bias,
+        )  # fmt: skip
+
+
+def _split_heads(x: Tensor, batch: int, heads: int) -> Tensor:
+    """(N, C) -> a view (B, H, T, D)."""
+    return x.view(batch, -1, heads, x.shape[1] // heads).transpose(1, 2)
+
+
+def _queries_keys_values(qkv: Tensor, batch: int, heads: int) -> tuple[Tensor, ...]:
+    """(N, 3 C) -> three views (B, H, T, D)."""
+    return tuple(_split_heads(part, batch, heads) for part in qkv.chunk(3, dim=1))
+
+
+def _merge_heads(x: Tensor) -> Tensor:
+    """(B, H, T, D) -> (N, C), a view where T lies before H in memory."""
+    return x.transpose(1, 2).flatten(2).flatten(0, 1)
+
+
+def _normalised(x: Tensor, mean: Tensor, scale: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+    """The layer norm's output, again."""
+    return torch.addcmul(bias, (x - mean).mul_(scale), gain)
+
+
+def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """0 where a bool mask is true, -inf elsewhere."""
+    return None if mask is None else torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, float("-inf"))
