@@ -50,9 +50,16 @@ def test_loss_and_gradients_are_those_of_the_plain_cross_entropy(rows: int, chun
 
 def test_the_gradients_are_those_of_finite_differences() -> None:
     hidden, head, targets = case(5, 3, 7)
-    assert torch.autograd.gradcheck(
-        lambda h, w: chunked_cross_entropy(h, w, targets, chunk_rows=2), (hidden, head), eps=1e-6, atol=1e-7
-    )
+    gradients = torch.autograd.grad(chunked_cross_entropy(hidden, head, targets, chunk_rows=2), (hidden, head))
+    for variable, gradient in zip((hidden, head), gradients, strict=True):
+        numbers = variable.detach().flatten()  # a view
+        for place in range(numbers.numel()):
+            losses = []
+            for step in (1e-6, -2e-6):
+                numbers[place] += step
+                losses.append(chunked_cross_entropy(hidden, head, targets, chunk_rows=2).item())
+            numbers[place] += 1e-6
+            assert (losses[0] - losses[1]) / 2e-6 == pytest.approx(gradient.flatten()[place].item(), abs=1e-7)
 
 
 def test_a_divisor_divides_the_loss_and_the_gradients_and_so_does_whoever_divides_the_loss() -> None:
@@ -139,7 +146,7 @@ def test_no_array_is_larger_than_a_chunk_of_logits_or_the_heads_gradient(learnin
         loss = chunked_cross_entropy(hidden, head, targets, chunk_rows=chunk)
         if learning:
             loss.backward()
-    assert largest.numbers == vocabulary * chunk
+    assert vocabulary * chunk <= largest.numbers <= (vocabulary + 31) * chunk  # rows are a little longer
     assert loss.requires_grad == learning
     with Largest() as largest:  # that the measure sees what it should
         plain(hidden, head, targets)

@@ -137,7 +137,7 @@ def test_layers_are_of_the_checkpoints_kind_after_a_merge() -> None:
     [
         (True, {"targets": ["c_attn", "lm_head"]}, "tied to the token embedding"),
         (True, {"targets": ["wte"]}, "tied to the token embedding"),
-        (False, {"targets": ["lm_head"]}, "trained whole or not at all"),
+        (False, {"targets": ["lm_head"]}, "trained in whole or not at all"),
         (True, {"targets": ["c_atn"]}, "did you mean 'c_attn'"),
         (True, {"targets": []}, "names no matrix"),
         (True, {"rank": 0}, "lora_rank is 0"),

@@ -15,13 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from gptwo.model import GPT2, Block, Conv1D, document_mask, document_positions
+from gptwo.training.gelu import APPROXIMATE, gelu, gelu_and_gradient
 
 aten = torch.ops.aten
-
-GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_fast": "tanh", "gelu_pytorch_tanh": "tanh"}
-"""The activations whose gradient is known here, and what PyTorch calls their formula."""
 
 
 def can_run(model: GPT2) -> bool:
@@ -30,7 +29,7 @@ def can_run(model: GPT2) -> bool:
     return (
         model.wte.weight.device.type == "cpu"
         and (not model.training or config.embd_pdrop == config.resid_pdrop == config.attn_pdrop == 0.0)
-        and config.activation_function in GELU
+        and config.activation_function in APPROXIMATE
         and not (config.reorder_and_upcast_attn or model.activation_checkpointing)
         and not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
         and all(
@@ -41,10 +40,11 @@ def can_run(model: GPT2) -> bool:
     )
 
 
-def fast_body(model: GPT2, token_ids: Tensor, *, documents: Tensor | None = None) -> Tensor:
+def fast_body(model: GPT2, token_ids: Tensor, *, documents: Tensor | None = None, head_follows: bool = False) -> Tensor:
     """The last hidden states (B, T, C), those of `model.body(token_ids, documents=documents)`.
 
-    Matrix products are of autocast's dtype where it is on.
+    Matrix products are of autocast's dtype where it is on. head_follows: a tied head is used after this, and gives the
+    embedding a gradient (V, C) of its own, to which the few rows of this one can then be added.
     """
     batch, length = token_ids.shape
     if length > model.config.n_positions:
@@ -56,7 +56,8 @@ def fast_body(model: GPT2, token_ids: Tensor, *, documents: Tensor | None = None
     else:
         positions, mask = document_positions(documents), document_mask(documents)
     with torch.autocast("cpu", enabled=False):
-        x = (model.wte(token_ids) + model.wpe(positions)).flatten(0, 1)  # (N, C)
+        x = F.embedding(token_ids, weight, sparse=head_follows and model.config.tie_word_embeddings)  # (B, T, C)
+        x = (x + model.wpe(positions)).flatten(0, 1)  # (N, C)
         for block in model.h:
             x = _Block.apply(x, mask, batch, block.attn.heads, block.attn.scale, model.config, dtype, *_weights(block))
         return model.ln_f(x).unflatten(0, (batch, length))  # type: ignore[no-any-return]
@@ -83,7 +84,7 @@ class _Block(torch.autograd.Function):
         *weights: Tensor,
     ) -> Tensor:
         ctx.batch, ctx.heads, ctx.scale, ctx.dtype, ctx.mask = batch, heads, scale, dtype, mask
-        ctx.gelu, epsilon, width = GELU[config.activation_function], config.layer_norm_epsilon, [x.shape[1]]
+        ctx.gelu, epsilon, width = APPROXIMATE[config.activation_function], config.layer_norm_epsilon, [x.shape[1]]
         ln_1, ln_1_bias, attn, attn_bias, proj, proj_bias, ln_2, ln_2_bias, fc, fc_bias, out, out_bias = weights
         attn, proj, fc, out = (matrix.to(dtype) for matrix in (attn, proj, fc, out))
 
@@ -100,7 +101,7 @@ class _Block(torch.autograd.Function):
 
         n, mean_2, scale_2 = aten.native_layer_norm(middle, width, ln_2, ln_2_bias, epsilon)
         u = torch.addmm(fc_bias.to(dtype), n.to(dtype), fc)  # (N, F)
-        result = torch.addmm(out_bias.to(dtype), aten.gelu(u, approximate=ctx.gelu), out)  # (N, C)
+        result = torch.addmm(out_bias.to(dtype), gelu(u, ctx.gelu), out)  # (N, C)
         ctx.save_for_backward(
             x, mean_1, scale_1, qkv, y, normaliser, middle, mean_2, scale_2, u, attn, proj, fc, out,
             ln_1, ln_1_bias, ln_2, ln_2_bias,
@@ -119,9 +120,10 @@ class _Block(torch.autograd.Function):
 
         # The MLP.
         g = grad.to(dtype)  # (N, C)
-        grad_out, grad_out_bias = aten.gelu(u, approximate=ctx.gelu).t() @ g, grad.sum(0)
-        grad_u = g @ out.t()  # (N, F)
-        aten.gelu_backward(grad_u, u, approximate=ctx.gelu, grad_input=grad_u)
+        grad_u = g @ out.t()  # (N, F), of the activation at first
+        activated = gelu_and_gradient(u, grad_u, ctx.gelu)  # (N, F)
+        grad_out, grad_out_bias = activated.t() @ g, grad.sum(0)
+        del activated
         n = _normalised(middle, mean_2, scale_2, ln_2, ln_2_bias).to(dtype)  # (N, C)
         grad_fc, grad_fc_bias = n.t() @ grad_u, grad_u.sum(0, dtype=x.dtype)
         grad_n = (grad_u @ fc.t()).to(x.dtype)  # (N, C)

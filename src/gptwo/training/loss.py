@@ -9,6 +9,7 @@ N positions (B·T), C width, V vocabulary, R rows of a chunk.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -59,40 +60,43 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         for_hidden, for_weight = ctx.needs_input_grad[:2]
         weight = head_weight.to(hidden.dtype)
+        vocabulary, columns = len(weight), _columns(len(weight), hidden.element_size())
         grad_hidden = torch.empty_like(hidden) if for_hidden else None
         grad_weight: Tensor | None = None
         loss = scale.new_zeros(())
-        rows = min(chunk_rows, len(hidden))
-        logits = hidden.new_empty(rows, len(weight))  # (R, V)
+        logits = hidden.new_empty(min(chunk_rows, len(hidden)), columns)
         # A second buffer only where products are of half precision.
-        probabilities = logits if logits.dtype == scale.dtype else torch.empty_like(logits, dtype=scale.dtype)
+        exact = logits.dtype == scale.dtype
+        probabilities = logits if exact else torch.empty_like(logits, dtype=scale.dtype)
         for first in range(0, len(hidden), chunk_rows):
-            x, target = hidden[first : first + rows], targets[first : first + rows, None]  # (R, C), (R, 1)
-            scale_of_row = scale[first : first + rows]
-            z, p = logits[: len(x)], probabilities[: len(x)]
-            torch.mm(x, weight.t(), out=z)  # (R, V)
-            if p is not z:
+            chunk = slice(first, first + chunk_rows)
+            x, target, scale_of_row = hidden[chunk], targets[chunk, None], scale[chunk]  # (R, C), (R, 1), (R,)
+            z, p = logits[: len(x)], probabilities[: len(x)]  # (R, V and a few columns that nobody may see)
+            torch.mm(x, weight.t(), out=z[:, :vocabulary])
+            z[:, vocabulary:] = -math.inf
+            if not exact:
                 p.copy_(z)
-            largest, said = p.amax(dim=1), p.gather(1, target)[:, 0]
+            largest, said = p.amax(dim=1), p.gather(1, target)[:, 0]  # (R,), (R,)
             torch.softmax(p, dim=1, out=p)
             # The likeliest token's probability is never too small for its logarithm, as the target's may be.
             normaliser = largest - p.amax(dim=1).log()
             loss += torch.dot(normaliser - said, scale_of_row)
             if not (for_hidden or for_weight):
                 continue
-            p.scatter_add_(1, target, p.new_full(target.shape, -1.0))  # the gradient of each logit, but for `scale`
-            if p is not z:
+            p.scatter_add_(1, target, p.new_full(target.shape, -1.0))  # the logits' gradient, but for `scale`
+            if not exact:
                 z.copy_(p)
+            z = z[:, :vocabulary]
             if grad_hidden is not None:
-                torch.mm(z, weight, out=grad_hidden[first : first + rows]).mul_(scale_of_row[:, None])
+                torch.mm(z, weight, out=grad_hidden[chunk]).mul_(scale_of_row[:, None])
             if for_weight:
                 scaled = x * scale_of_row[:, None].to(x.dtype)
                 if grad_weight is None:
                     grad_weight = z.t() @ scaled  # (V, C)
-                elif p is z:
+                elif exact:
                     grad_weight.addmm_(z.t(), scaled)
                 else:  # sums of half precision would lose what is small
-                    grad_weight = grad_weight.to(p.dtype).add_(z.t() @ scaled)
+                    grad_weight = grad_weight.to(scale.dtype).add_(z.t() @ scaled)
         ctx.gradients = grad_hidden, None if grad_weight is None else grad_weight.to(head_weight.dtype)
         return loss
 
@@ -107,6 +111,17 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 if gradient is not None:
                     gradient.mul_(grad)
         return (*gradients, None, None, None)
+
+
+def _columns(vocabulary: int, size: int) -> int:
+    """How many numbers of `size` bytes a row of logits gets: V rounded up to an odd number of 64-byte cache lines.
+
+    Rows that begin anywhere make the products with GPT-2's 50,257 columns up to 1.5 times as slow, and rows that lie
+    a multiple of a power of two apart share a few sets of the cache.
+    Example: 50,257 numbers of 4 bytes get 50,288, which are 3,143 lines.
+    """
+    lines = -(-vocabulary * size // 64)
+    return (lines | 1) * 64 // size
 
 
 class Objective(nn.Module):
@@ -127,7 +142,7 @@ class Objective(nn.Module):
         inputs, targets: int64 (B, T). documents: int (B, T), see `GPT2.body`. Returns a scalar.
         """
         if self._compiled is None and can_run(self.model):
-            hidden = fast_body(self.model, inputs, documents=documents)  # (B, T, C)
+            hidden = fast_body(self.model, inputs, documents=documents, head_follows=True)  # (B, T, C)
         else:
             hidden = (self._compiled or self.model.body)(inputs, documents=documents)[0]  # (B, T, C)
         rows, head = hidden.flatten(0, 1), self.model.head_weight
