@@ -283,17 +283,15 @@ class GPT2(nn.Module):
         cached = past[0].keys.shape[2] if past is not None else 0
         if cached + new > self.config.n_positions:
             raise ValueError(f"{cached + new} positions, but the model has {self.config.n_positions}")
-        if documents is not None:
-            if past is not None or mask is not None:
-                raise ValueError("documents go with neither past nor mask")
-            positions, attention_mask = document_positions(documents), document_mask(documents)
-        else:
-            positions, attention_mask = self.positions(new, cached, mask), self.attention_mask(new, cached, mask)
+        if documents is not None and (past is not None or mask is not None):
+            raise ValueError("documents go with neither past nor mask")
+        positions = self.positions(new, cached, mask) if documents is None else document_positions(documents)
+        seen = self.attention_mask(new, cached, mask) if documents is None else document_mask(documents)
         x = self.drop(self.wte(token_ids) + self.wpe(positions))  # (B, T, C)
         hidden_states = [x] if return_hidden_states else []
         kept = []
         for layer, block in enumerate(self.h):
-            arguments = x, past[layer] if past is not None else None, attention_mask
+            arguments = x, past[layer] if past is not None else None, seen
             if self.activation_checkpointing and torch.is_grad_enabled():
                 x, keys_values = checkpoint(block, *arguments, use_reentrant=False)
             else:

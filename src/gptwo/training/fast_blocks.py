@@ -34,7 +34,7 @@ def can_run(model: GPT2) -> bool:
         and not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
         and all(
             type(layer) is Conv1D
-            for block in model.h
+            for block in _blocks(model)
             for layer in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)
         )
     )
@@ -58,9 +58,14 @@ def fast_body(model: GPT2, token_ids: Tensor, *, documents: Tensor | None = None
     with torch.autocast("cpu", enabled=False):
         x = F.embedding(token_ids, weight, sparse=head_follows and model.config.tie_word_embeddings)  # (B, T, C)
         x = (x + model.wpe(positions)).flatten(0, 1)  # (N, C)
-        for block in model.h:
-            x = _Block.apply(x, mask, batch, block.attn.heads, block.attn.scale, model.config, dtype, *_weights(block))
+        for block in _blocks(model):
+            values = batch, block.attn.heads, block.attn.scale, model.config, dtype
+            x = _Block.apply(x, mask, *values, *_weights(block))  # type: ignore[no-untyped-call]
         return model.ln_f(x).unflatten(0, (batch, length))  # type: ignore[no-any-return]
+
+
+def _blocks(model: GPT2) -> list[Block]:
+    return [block for block in model.h if isinstance(block, Block)]
 
 
 def _weights(block: Block) -> tuple[Tensor, ...]:
@@ -110,7 +115,7 @@ class _Block(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (
             x, mean_1, scale_1, qkv, y, normaliser, middle, mean_2, scale_2, u, attn, proj, fc, out,
             ln_1, ln_1_bias, ln_2, ln_2_bias,

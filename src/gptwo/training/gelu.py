@@ -27,9 +27,9 @@ def gelu(u: Tensor, approximate: str) -> Tensor:
     if approximate == "none":
         return torch.nn.functional.gelu(u)
     result = torch.empty_like(u)
-    for x, y in zip(u.split(ROWS), result.split(ROWS), strict=True):
-        x = _exact(x)
-        y.copy_((x * x).mul_(B).add_(A).mul_(x).sigmoid_().mul_(x))
+    for rows in _pieces(u):
+        x = _exact(u[rows])
+        result[rows] = (x * x).mul_(B).add_(A).mul_(x).sigmoid_().mul_(x)
     return result
 
 
@@ -42,15 +42,19 @@ def gelu_and_gradient(u: Tensor, gradient: Tensor, approximate: str) -> Tensor:
         torch.ops.aten.gelu_backward(gradient, u, approximate="none", grad_input=gradient)
         return torch.nn.functional.gelu(u)
     result = torch.empty_like(u)
-    for part, y, g in zip(u.split(ROWS), result.split(ROWS), gradient.split(ROWS), strict=True):
-        x = _exact(part)
+    for rows in _pieces(u):
+        x = _exact(u[rows])
         square = x * x
         s = (square * B).add_(A).mul_(x).sigmoid_()
         activated = x * s
-        y.copy_(activated)
+        result[rows] = activated
         inner = square.mul_(3.0 * B).add_(A).mul_(activated)  # x s (a + 3 b x²)
-        g.mul_(inner.addcmul_(inner, s, value=-1.0).add_(s))
+        gradient[rows].mul_(inner.addcmul_(inner, s, value=-1.0).add_(s))
     return result
+
+
+def _pieces(u: Tensor) -> list[slice]:
+    return [slice(first, first + ROWS) for first in range(0, len(u), ROWS)]
 
 
 def _exact(x: Tensor) -> Tensor:

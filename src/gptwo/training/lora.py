@@ -44,7 +44,8 @@ class LoRAConv1D(Conv1D):
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) -> (..., out)."""
         narrow = self.dropout(x) @ self.lora_a  # (..., r)
-        return super().forward(x) + (self.scale * narrow) @ self.lora_b
+        added: Tensor = (self.scale * narrow) @ self.lora_b  # (..., out)
+        return super().forward(x) + added
 
     @torch.no_grad()
     def merged(self) -> Conv1D:

@@ -45,9 +45,8 @@ def chunked_cross_entropy(
         scale = (targets != IGNORED).to(torch.promote_types(dtype, torch.float32)) / divisor  # (N,)
         if not torch.is_grad_enabled():
             hidden, head_weight = hidden.detach(), head_weight.detach()
-        loss: Tensor = _ChunkedCrossEntropy.apply(
-            hidden.to(dtype), head_weight, targets.clamp(min=0), scale, chunk_rows
-        )
+        arguments = hidden.to(dtype), head_weight, targets.clamp(min=0), scale, chunk_rows
+        loss: Tensor = _ChunkedCrossEntropy.apply(*arguments)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -102,7 +101,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
             raise RuntimeError("the gradients of chunked_cross_entropy are handed over once; compute the loss again")
         gradients, ctx.gradients = ctx.gradients, None
