@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_trainer
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from several_processes import run_of_several
 from tiny_run import SETTINGS, make_data, metrics_of
@@ -21,6 +23,7 @@ from gptwo.errors import CheckpointWarning, DataError, NumericalError, TrainingE
 from gptwo.training.config import TrainConfig
 from gptwo.training.report import StopRun, TrainResult
 from gptwo.training.run_checkpoint import newest_run_checkpoint
+from gptwo.training.sharded_state import write_shards
 from gptwo.training.trainer import train
 from gptwo.training.world import ElsewhereError
 
@@ -49,8 +52,6 @@ def assert_same_figures(one: Path, other: Path) -> None:
 
 def read_state(out: Path) -> dict[str, Any]:
     """The newest checkpoint of a run as arrays, whoever wrote it."""
-    import torch
-
     checkpoint = newest_run_checkpoint(out / "checkpoints")
     assert checkpoint is not None
     into = {name: torch.zeros(shape) for name, shape in checkpoint.shapes().items()}
@@ -178,6 +179,27 @@ def test_a_number_of_processes_that_does_not_divide_the_batches_is_refused(data:
 def test_one_process_cannot_be_several(data: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="distributed is 'fsdp', and this is one process: start several with torc"):
         run(data, tmp_path / "run", distributed="fsdp")
+
+
+@pytest.mark.parametrize("how", ["fsync", "write"])
+def test_a_disk_that_fills_up_under_shards_is_the_systems_error(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resource = pytest.importorskip("resource", reason="needs resource limits, which this system lacks")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    try:
+        if how == "fsync":
+            monkeypatch.setattr(os, "fsync", full)
+        else:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+        with pytest.raises(OSError, match=r"No space left on device|File too large"):
+            write_shards(tmp_path / "shards", {"a": torch.zeros(100, 100)}, 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.parametrize("what", ["code", "half"])

@@ -41,12 +41,16 @@ def command(config: str | None, **_: Any) -> None:
     RUN/model as a directory that gptwo and transformers load; RUN/metrics.jsonl has a line for each step, and
     RUN/train.toml the settings. Several processes: torchrun -m gptwo train ...
     """
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    shows = os.environ.get("RANK", "0") == "0"
     context = click.get_current_context()
     told = given(context, {*SETTINGS, *PLACES})
     told |= {name: as_path(told[name]) for name in PLACES if name in told}
     try:
         settings = resolve(None if config is None else as_path(config), told)
     except InvalidRequestError as error:
+        if not shows:
+            raise click.exceptions.Exit(2) from error
         raise click.UsageError(str(error)) from error
     try:
         import torch  # noqa: F401
@@ -57,8 +61,6 @@ def command(config: str | None, **_: Any) -> None:
     from gptwo.training.trainer import train
     from gptwo.training.world import ElsewhereError
 
-    alone = os.environ.get("WORLD_SIZE", "1") == "1"
-    shows = os.environ.get("RANK", "0") == "0"
     with _interruption(alone) as pressed, Display(settings, quiet=not shows) as display:
 
         def on_step(report: Any) -> None:
