@@ -286,7 +286,7 @@ def test_ctrl_c_saves_the_step_and_the_same_command_goes_on(data: Path, tmp_path
             os.write(ours, b"\x03")
             rest = read_terminal(ours, None)
         assert shown_process.wait(SECONDS) == -signal.SIGINT
-    assert re.search(r"training.*0%.*loss \d\.\d{3} .*tokens/s", beginning, re.DOTALL)
+    assert re.search(r"training.*0%.*loss \d\.\d{3} .*tokens/s +\d+% of peak", beginning, re.DOTALL)
     assert re.search(
         r"step [\d,]+: validation loss \d\.\d{4} nats per token, \d\.\d{4} per character", beginning + rest
     )

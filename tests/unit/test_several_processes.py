@@ -64,7 +64,8 @@ def read_state(out: Path) -> dict[str, Any]:
 def test_several_processes_make_the_steps_of_one(
     size: int, how: str, optimizer: str, data: Path, tmp_path: Path, alone: Path
 ) -> None:
-    settings = {**FOUR, "optimizer": optimizer}
+    # Without dropout a CPU takes another path through the blocks.
+    settings = {**FOUR, "optimizer": optimizer, "dropout": 0.1 if optimizer == "adamw" else 0.0}
     if optimizer != "adamw":
         alone = tmp_path / "alone"
         run(data, alone, **settings)

@@ -147,6 +147,7 @@ def test_lora_is_merged_into_the_model_and_lies_beside_it(tiny_checkpoint: Path,
     assert "with LoRA of rank 2, merged" in (tmp_path / "run" / "model" / "README.md").read_text()
 
 
+@pytest.mark.filterwarnings("ignore")  # of what PEFT and transformers think of each other
 def test_peft_reads_the_adapter(tiny_checkpoint: Path, fitting: Path, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft", reason="needs PEFT, which is not among what the tests install")
     from transformers import AutoModelForCausalLM

@@ -47,8 +47,8 @@ class Display:
         self._steps += 1
         if self._quiet:
             return
+        self._bar(report)
         if is_terminal(sys.stderr):
-            self._bar(report)
             if report.val_loss is not None:
                 self.note(
                     f"step {report.step:,}: validation loss {nats(report.val_loss, report.val_nats_per_character)}"
@@ -66,7 +66,7 @@ class Display:
     def _bar(self, report: StepReport) -> None:
         config = self._settings.config
         if self._shown is None:  # not before: fetching a model to start from shows a bar of its own
-            self._peak = self._measured_peak()
+            self._peak = self._measured_peak() if is_terminal(sys.stderr) else None
             self._shown = self._stack.enter_context(bar("training"))
         words = f"loss {report.loss:.3f}  {report.tokens_per_second:,.0f} tokens/s"
         if self._peak:
