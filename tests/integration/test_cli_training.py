@@ -157,7 +157,7 @@ def test_the_settings_of_a_run_lie_beside_it_and_can_be_given_again(
         (["prepare", "TEXT", "--out", "x", "--tokenizer", "bpe:x"], "expected a size from 257 to 1000000 after 'bpe:'"),
         (["prepare", "TEXT", "--out", "x", "--val-fraction", "nan"], "val_fraction is nan, expected 0 to below 1"),
         (["prepare", "TEXT", "--out", "x", "--val-fraction", "1"], "val_fraction is 1.0, expected 0 to below 1"),
-        (["prepare", "TEXT", "--out", "x", "--val-fraction", "some"], "'some' is not a valid float"),
+        (["prepare", "TEXT", "--out", "x", "--val-fraction", "some"], "'some' is not a number"),
         (["prepare", "TEXT", "--out", "x", "--tokeniser", "char"], "--tokenizer"),
         (["train", "--out", "x"], "Missing option '--data'"),
         (["train", "--data", "x"], "Missing option '--out'"),
