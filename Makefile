@@ -63,9 +63,7 @@ $(VENV)/.installed-dev: $(SOURCES) | $(VENV)/bin/python
 # The embedded model, again: three quarters of an hour on two cores. TEXT is the file of 1,115,394 characters that the README names.
 embedded-model: $(VENV)/.installed-dev
 	$(BIN)/gptwo prepare $(TEXT) --out runs/shakespeare-data --tokenizer bpe:1024
-	$(BIN)/gptwo train --data runs/shakespeare-data --out runs/shakespeare --n-layer 5 --n-head 6 --n-embd 192 \
-	    --block-size 256 --batch-size 8 --steps 5000 --lr 2e-3 --warmup-steps 100 --weight-decay 0.2 --beta2 0.99 \
-	    --dropout 0.1 --attn-dropout 0 --eval-every 250 --save-every 250 --save-dtype f16 --seed 1
+	$(BIN)/gptwo train --config configs/shakespeare_embedded.toml --data runs/shakespeare-data --out runs/shakespeare
 	rm -rf src/gptwo/embedded/shakespeare
 	cp -r runs/shakespeare/model src/gptwo/embedded/shakespeare
 	printf '\nOr, in a checkout of gptwo: `make embedded-model TEXT=tinyshakespeare.txt`.\n' \

@@ -61,9 +61,9 @@ def flags(**changes: Any) -> list[str]:
 
 
 def metrics_of(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics without the one figure that hangs on the clock."""
+    """The lines of a run's metrics without the figures that hang on the clock."""
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [{name: v for name, v in json.loads(line).items() if name != "tokens_per_second"} for line in lines]
+    return [{name: v for name, v in json.loads(line).items() if not name.endswith("_per_second")} for line in lines]
 
 
 # Processes for tests that kill them: all are forked from one that has imported what takes long.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +15,9 @@ from numpy.testing import assert_array_equal
 from tiny_run import SETTINGS, make_data, metrics_of
 
 from gptwo.training.config import TrainConfig
-from gptwo.training.trainer import StepReport, TrainResult, train
+from gptwo.training.report import StepReport, TrainResult
+from gptwo.training.run_checkpoint import run_checkpoints
+from gptwo.training.trainer import train
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -50,14 +54,13 @@ def from_model(
 
 
 def weights_of(out: Path, step: int) -> dict[str, Any]:
-    """The weights and the optimizer's state in a checkpoint, as arrays by name."""
-    state = torch.load(out / "checkpoints" / f"step-{step:08d}.pt", weights_only=True)
-    moments = {f"{key}.{name}": t for key, one in state["optimizer"]["state"].items() for name, t in one.items()}
-    return {name: tensor.numpy() for name, tensor in {**state["model"], **moments}.items()}
+    """The weights and the optimizers' state in a checkpoint, as arrays by name."""
+    state = torch.load(out / "checkpoints" / f"step-{step:08d}" / "state.pt", weights_only=True)
+    return {name.removeprefix("model."): tensor.numpy() for name, tensor in state.items()}
 
 
 def steps_saved(out: Path) -> list[int]:
-    return sorted(int(path.stem.removeprefix("step-")) for path in (out / "checkpoints").glob("step-*.pt"))
+    return [int(path.name.removeprefix("step-")) for path in run_checkpoints(out / "checkpoints")]
 
 
 def left_over(out: Path) -> list[Path]:
@@ -98,3 +101,24 @@ def stop_at(step: int) -> Callable[[StepReport], None]:
 
 def fail_at_once(report: StepReport) -> None:
     raise StopError
+
+
+def sign(checkpoint: Path, **changes: Any) -> None:
+    """Write the manifest of a checkpoint anew, as whoever changes its files on purpose can."""
+    path = checkpoint / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    for name in manifest["files"]:
+        content = (checkpoint / name).read_bytes()
+        manifest["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    manifest["progress"] |= changes
+    path.write_text(json.dumps(manifest))
+
+
+class Trap:
+    """Pickled, it asks for a call when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import pty
 import re
@@ -14,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,12 +100,14 @@ def test_a_complete_run_says_so(data: Path, tmp_path: Path, capsys: Capture) -> 
 def test_a_warning_about_a_broken_checkpoint_is_one_line(data: Path, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "run"
     assert main(train_arguments(data, out, steps=6)) == 0
-    (out / "checkpoints" / "step-00000006.pt").write_bytes(b"")
+    (out / "checkpoints" / "step-00000006" / "state.pt").write_bytes(b"")
     capsys.readouterr()
     assert main(train_arguments(data, out, steps=6)) == 0
     shown = capsys.readouterr()
-    newest = out / "checkpoints" / "step-00000006.pt"
-    assert shown.err == f"gptwo: warning: {newest}: no checkpoint that can be read (EOFError); passed over\n"
+    newest = out / "checkpoints" / "step-00000006"
+    assert shown.err == (
+        f"gptwo: warning: {newest}: no checkpoint that can be read (state.pt is not as it was written); passed over\n"
+    )
     assert shown.out.startswith("went on from step 5\n")
 
 
@@ -121,36 +123,30 @@ def test_every_setting_is_an_option_with_help(capsys: Capture) -> None:
     assert "Settings:" in shown
 
 
-def test_every_setting_reaches_the_run(data: Path, tmp_path: Path) -> None:
+def test_the_settings_of_a_run_lie_beside_it_and_can_be_given_again(
+    data: Path, tmp_path: Path, capsys: Capture
+) -> None:
     changed: dict[str, Any] = {
         "n_layer": 2,
-        "n_head": 1,
-        "n_embd": 8,
-        "block_size": 4,
-        "dropout": 0.3,
         "attn_dropout": 0.2,
-        "batch_size": 2,
         "grad_accumulation": 2,
         "steps": 2,
-        "lr": 1e-3,
-        "min_lr": 1e-5,
-        "warmup_steps": 1,
-        "weight_decay": 0.05,
-        "beta1": 0.85,
-        "beta2": 0.97,
+        "optimizer": "muon",
+        "schedule": "linear",
         "grad_clip": 0.0,
-        "dtype": "bf16",
         "seed": 2**63 - 1,
-        "eval_every": 1,
-        "save_every": 1,
         "save_dtype": "f16",
     }
-    assert main(["train", "--data", str(data), "--out", str(tmp_path / "run"), *flags(**changed)]) == 0
-    kept = json.loads((tmp_path / "run" / "train.json").read_text())
-    assert {name: kept[name] for name in changed} == changed
-    untouched = {field.name for field in dataclasses.fields(TrainConfig)} - changed.keys()
-    assert untouched == {"init", "compile", "device"}
-    assert {name: kept[name] for name in untouched} == {"init": "scratch", "compile": False, "device": "cpu"}
+    out = tmp_path / "run"
+    assert main(train_arguments(data, out, **changed)) == 0
+    kept = tomllib.loads((out / "train.toml").read_text())
+    assert {name: kept[name] for name in {**SETTINGS, **changed}} == {**SETTINGS, **changed}
+    assert (kept["data"], kept["out"]) == (str(data), str(out))
+    capsys.readouterr()
+    assert main(["train", "--config", str(out / "train.toml")]) == 0
+    assert capsys.readouterr().out.startswith("the run was complete with step 2; nothing was done\n")
+    assert main(["train", "--config", str(out / "train.toml"), "--out", str(tmp_path / "again")]) == 0
+    assert metrics_of(tmp_path / "again") == metrics_of(out)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +174,7 @@ def test_every_setting_reaches_the_run(data: Path, tmp_path: Path) -> None:
             "it can be chosen from scratch only",
         ),
         (["train", "--data", "x", "--out", "x", "--min-lr", "1"], "min_lr is 1.0, expected at most lr"),
-        (["train", "--data", "x", "--out", "x", "--threads", "0"], "1<=x<=256"),
+        (["train", "--data", "x", "--out", "x", "--threads", "0"], "threads is 0, expected an integer from 1 to 256"),
         (["train", "--data", "x", "--out", "x", "--n-layers", "2"], "--n-layer"),
         (["train", "--data", "x", "--out", "x", "y"], "unexpected extra argument"),
     ],
@@ -280,7 +276,7 @@ def test_ctrl_c_saves_the_step_and_the_same_command_goes_on(data: Path, tmp_path
     found = re.fullmatch(r"stopped after step ([\d,]+); the same command goes on from there\n", said)
     assert found, said
     stopped = int(found[1].replace(",", ""))
-    assert [path.name for path in (out / "checkpoints").iterdir()] == [f"step-{stopped:08d}.pt"]
+    assert max(path.name for path in (out / "checkpoints").iterdir()) == f"step-{stopped:08d}"
     # Again, on a terminal, where it shows how far it is.
     ours, theirs = pty.openpty()
     with watched(arguments, theirs) as shown_process:
@@ -290,7 +286,7 @@ def test_ctrl_c_saves_the_step_and_the_same_command_goes_on(data: Path, tmp_path
             os.write(ours, b"\x03")
             rest = read_terminal(ours, None)
         assert shown_process.wait(SECONDS) == -signal.SIGINT
-    assert re.search(r"training.*0%.*loss \d\.\d{3} .*tokens/s", beginning, re.DOTALL)
+    assert re.search(r"training.*0%.*loss \d\.\d{3} .*tokens/s +\d+% of peak", beginning, re.DOTALL)
     assert re.search(
         r"step [\d,]+: validation loss \d\.\d{4} nats per token, \d\.\d{4} per character", beginning + rest
     )
@@ -313,7 +309,7 @@ def test_a_disk_without_space_is_one_line_and_the_run_can_go_on(data: Path, tmp_
     limited = ["bash", "-c", 'ulimit -f 20; exec "$@"', "bash", *GPTWO, *arguments]  # files of up to 20 KiB
     done = subprocess.run(limited, capture_output=True, encoding="utf-8", timeout=SECONDS, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    path = out / "checkpoints" / "step-00000005.pt"
+    path = out / "checkpoints" / "step-00000005"
     assert done.stderr == f"gptwo: {path}: cannot be saved (File too large); older checkpoints are untouched\n"
     assert list((out / "checkpoints").iterdir()) == []
     assert main(arguments) == 0

@@ -38,20 +38,30 @@ RANKS = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 NEEDS_TORCH = {
     "model",
     "decoder.reference",
-    "training.trainer",
-    "training.optimizer",
     "training.clipping",
     "training.fast_blocks",
     "training.gelu",
-    "training.loss",
     "training.lora",
+    "training.loss",
+    "training.model_files",
+    "training.muon",
+    "training.optimizer",
+    "training.parallel",
     "training.peak",
     "training.run_checkpoint",
+    "training.run_state",
+    "training.sample",
+    "training.sharded_state",
+    "training.start",
+    "training.step",
+    "training.trainer",
+    "training.validation",
+    "training.world",
     "bench.peers.worker.transformers_engine",
 }
 # The other engines that `gptwo bench` compares with, each imported in a process of its own that has it.
 PEERS = "bench.peers.worker."
-NEEDS_TORCH_IN_FUNCTIONS = {"checkpoint.torch_pickle", "cli.train"}
+NEEDS_TORCH_IN_FUNCTIONS = {"checkpoint.torch_pickle", "cli.train", "cli.train_display", "training.tensorboard"}
 
 # What only some of the installations have.
 EXTRAS = {"torch", "transformers", "tiktoken", "fastapi", "uvicorn", "ray", "onnx", "matplotlib", "llguidance"} | {

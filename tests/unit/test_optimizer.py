@@ -1,8 +1,9 @@
-"""AdamW's groups, and the learning rate over the steps."""
+"""The optimizers' groups, and the learning rate over the steps."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from gptwo.config import GPTConfig
 from gptwo.errors import InvalidRequestError
 from gptwo.model import GPT2
 from gptwo.training.config import TrainConfig
-from gptwo.training.optimizer import learning_rate, make_optimizer
+from gptwo.training.optimizer import make_optimizers
+from gptwo.training.schedule import learning_rate
 
 
 def model(*, tied: bool = True) -> GPT2:
@@ -24,7 +26,8 @@ def model(*, tied: bool = True) -> GPT2:
 @pytest.mark.parametrize("tied", [True, False])
 def test_matrices_decay_and_vectors_do_not(tied: bool) -> None:
     network = model(tied=tied)
-    decaying, still = make_optimizer(network, TrainConfig(weight_decay=0.3)).param_groups
+    (adamw,) = make_optimizers(network, TrainConfig(weight_decay=0.3))
+    decaying, still = adamw.param_groups
     assert (decaying["weight_decay"], still["weight_decay"]) == (0.3, 0.0)
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     decaying_names = {names[id(parameter)] for parameter in decaying["params"]}
@@ -39,13 +42,14 @@ def test_matrices_decay_and_vectors_do_not(tied: bool) -> None:
 def test_a_frozen_parameter_is_left_out() -> None:
     network = model()
     network.wpe.weight.requires_grad_(False)
-    groups = make_optimizer(network, TrainConfig()).param_groups
+    groups = [group for optimizer in make_optimizers(network, TrainConfig()) for group in optimizer.param_groups]
     assert all(parameter is not network.wpe.weight for group in groups for parameter in group["params"])
 
 
 def test_the_optimizers_settings_are_the_runs() -> None:
     config = TrainConfig(lr=0.02, beta1=0.8, beta2=0.9)
-    for group in make_optimizer(model(), config).param_groups:
+    (adamw,) = make_optimizers(model(), config)
+    for group in adamw.param_groups:
         assert (group["lr"], group["betas"]) == (0.02, (0.8, 0.9))
 
 
@@ -80,10 +84,46 @@ def test_the_last_rate_is_a_tenth_unless_it_is_set() -> None:
         TrainConfig(lr=0.5, min_lr=0.6)
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(1, 100), st.integers(0, 130), st.floats(1e-6, 1.0), st.floats(0.0, 1.0))
-def test_the_rate_rises_then_falls_and_stays_between_its_ends(steps: int, warmup: int, lr: float, share: float) -> None:
-    config = TrainConfig(lr=lr, min_lr=lr * share, warmup_steps=warmup, steps=steps)
+def test_a_linear_schedule_is_the_one_worked_out_by_hand() -> None:
+    config = TrainConfig(lr=1.0, min_lr=0.2, warmup_steps=2, steps=6, schedule="linear")
+    rates = [learning_rate(step, config) for step in range(7)]
+    assert rates == pytest.approx([0.5, 1.0, 1.0, 0.8, 0.6, 0.4, 0.2])
+
+
+def test_warm_up_stable_decay_is_the_one_worked_out_by_hand() -> None:
+    config = TrainConfig(lr=1.0, min_lr=0.0, warmup_steps=2, steps=10, schedule="wsd", decay_fraction=0.4)
+    rates = [learning_rate(step, config) for step in range(11)]
+    assert rates == pytest.approx([0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0])
+    longer = TrainConfig(lr=1.0, min_lr=0.0, warmup_steps=2, steps=100, schedule="wsd", decay_fraction=0.4)
+    assert [learning_rate(step, longer) for step in range(6)] == rates[:6]  # which does not know how long the run is
+
+
+def test_a_decay_that_takes_the_whole_run_begins_behind_the_warm_up() -> None:
+    wsd = TrainConfig(lr=1.0, warmup_steps=3, steps=9, schedule="wsd", decay_fraction=1.0)
+    linear = TrainConfig(lr=1.0, warmup_steps=3, steps=9, schedule="linear")
+    assert [learning_rate(step, wsd) for step in range(9)] == [learning_rate(step, linear) for step in range(9)]
+
+
+def test_a_constant_rate_stays_after_its_warm_up() -> None:
+    config = TrainConfig(lr=0.3, warmup_steps=2, steps=5, schedule="constant")
+    assert [learning_rate(step, config) for step in range(5)] == pytest.approx([0.15, 0.3, 0.3, 0.3, 0.3])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 100),
+    st.integers(0, 130),
+    st.floats(1e-6, 1.0),
+    st.floats(0.0, 1.0),
+    st.sampled_from(["cosine", "linear", "wsd", "constant"]),
+    st.floats(0.0, 1.0),
+)
+def test_the_rate_rises_then_falls_and_stays_between_its_ends(
+    steps: int, warmup: int, lr: float, share: float, schedule: Any, fraction: float
+) -> None:
+    config = TrainConfig(
+        lr=lr, min_lr=lr * share, warmup_steps=warmup, steps=steps, schedule=schedule, decay_fraction=fraction
+    )
     rates = [learning_rate(step, config) for step in range(steps)]
     top = min(warmup, steps)
     assert rates[:top] == sorted(rates[:top])

@@ -20,8 +20,8 @@ from gptwo.errors import DataError, NumericalError
 from gptwo.tokenizer import Tokenizer
 from gptwo.training import trainer
 from gptwo.training.config import TrainConfig
+from gptwo.training.report import StepReport, TrainResult
 from gptwo.training.shards import read_shard
-from gptwo.training.trainer import StepReport, TrainResult
 
 surroundings, data, whole = tiny_trainer.surroundings, tiny_trainer.data, tiny_trainer.whole
 
@@ -61,10 +61,21 @@ def test_each_step_has_a_line_of_metrics_and_is_told_of(data: Path, tmp_path: Pa
     )
 
 
-def test_the_newest_two_checkpoints_are_kept(whole: Path) -> None:
-    assert steps_saved(whole) == [10, 12]
-    assert {path.name for path in whole.iterdir()} == {"checkpoints", "lock", "metrics.jsonl", "model", "train.json"}
+def test_a_run_leaves_its_checkpoints_its_settings_its_metrics_and_its_model(whole: Path) -> None:
+    assert {path.name for path in whole.iterdir()} == {"checkpoints", "lock", "metrics.jsonl", "model", "train.toml"}
     assert left_over(whole) == []
+
+
+@pytest.mark.parametrize(("keep", "newest"), [(1, [12]), (2, [10, 12]), (3, [9, 10, 12])])
+def test_the_newest_checkpoints_and_the_best_are_kept(
+    keep: int, newest: list[int], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    normal = trainer.learning_rate
+    monkeypatch.setattr(trainer, "learning_rate", lambda step, config: 3.0 if step >= 7 else normal(step, config))
+    run(data, tmp_path / "run", keep=keep)
+    losses = {line["step"]: line["val_loss"] for line in metrics_of(tmp_path / "run") if "val_loss" in line}
+    assert min(losses, key=lambda step: losses[step]) == 6
+    assert steps_saved(tmp_path / "run") == sorted({6, *newest} - ({9} if losses[9] >= losses[6] else set()))
 
 
 def test_a_model_from_scratch_has_the_shape_that_was_asked_for(whole: Path) -> None:
@@ -209,13 +220,13 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoints(
     monkeypatch.setattr(trainer, "learning_rate", lambda step, config: rate if step == 6 else normal(step, config))
     with pytest.raises(NumericalError, match=message) as caught:
         run(data, out, dropout=0.0)
-    assert "step-00000005.pt is as it was" in str(caught.value)
-    assert steps_saved(out) == [5]
+    assert "step-00000006 is as it was" in str(caught.value)
+    assert steps_saved(out) == [5, 6]
     assert left_over(out) == []
-    assert all(np.isfinite(value).all() for value in weights_of(out, 5).values())
+    assert all(np.isfinite(value).all() for value in weights_of(out, 6).values())
     assert np.isfinite([line["loss"] for line in metrics_of(out)]).all()
     monkeypatch.undo()
-    assert run(data, out, dropout=0.0).resumed_from == 5
+    assert run(data, out, dropout=0.0).resumed_from == 6
 
 
 def test_weights_that_are_no_numbers_are_not_saved(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +235,7 @@ def test_weights_that_are_no_numbers_are_not_saved(data: Path, tmp_path: Path, m
     monkeypatch.setattr(trainer, "learning_rate", lambda step, config: np.inf if step == 9 else normal(step, config))
     with pytest.raises(NumericalError, match="a weight is infinite or not a number at step 10"):
         run(data, out)
-    assert steps_saved(out) == [5]
+    assert steps_saved(out) == [6, 9]
 
 
 def test_a_loss_that_is_no_number_at_once_is_an_error(tiny_checkpoint: Path, data: Path, tmp_path: Path) -> None:

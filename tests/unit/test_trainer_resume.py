@@ -16,12 +16,12 @@ import pytest
 import tiny_trainer
 import torch
 from tiny_run import PROCESSES, SETTINGS, metrics_of, train_in_a_process
-from tiny_trainer import StopError, assert_same_run, fail_at_once, left_over, run, steps_saved, stop_at
+from tiny_trainer import StopError, Trap, assert_same_run, fail_at_once, left_over, run, sign, steps_saved, stop_at
 
 from gptwo.checkpoint import load_checkpoint
 from gptwo.errors import CheckpointError, CheckpointWarning, TrainingError
 from gptwo.training import trainer
-from gptwo.training.trainer import StepReport
+from gptwo.training.report import StepReport
 
 surroundings, data, whole = tiny_trainer.surroundings, tiny_trainer.data, tiny_trainer.whole
 
@@ -43,9 +43,9 @@ def test_a_run_stopped_between_two_steps_ends_as_if_it_had_not_been(
     assert_same_run(out, whole)
 
 
-@pytest.mark.parametrize("without", ["_save", "_evaluate", "_step"])
+@pytest.mark.parametrize(("without", "call", "before"), [("_save", 2, 3), ("_evaluate", 3, 6), ("_step", 6, 5)])
 def test_a_run_that_fails_inside_a_step_goes_on_from_the_checkpoint_before(
-    without: str, data: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+    without: str, call: int, before: int, data: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, calls = tmp_path / "run", 0
     method = getattr(trainer._Run, without)
@@ -53,7 +53,7 @@ def test_a_run_that_fails_inside_a_step_goes_on_from_the_checkpoint_before(
     def fail_late(*arguments: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == {"_save": 2, "_evaluate": 3, "_step": 8}[without]:
+        if calls == call:
             raise StopError
         return method(*arguments)
 
@@ -61,7 +61,7 @@ def test_a_run_that_fails_inside_a_step_goes_on_from_the_checkpoint_before(
     with pytest.raises(StopError):
         run(data, out)
     monkeypatch.undo()
-    assert run(data, out).resumed_from == 5
+    assert run(data, out).resumed_from == before
     assert_same_run(out, whole)
 
 
@@ -82,18 +82,25 @@ def wait_for_step(out: Path, step: int, process: Any) -> None:
     pytest.fail(f"step {step} was not reached")
 
 
-def test_a_run_killed_five_times_at_random_ends_as_if_it_had_not_been(data: Path, tmp_path: Path) -> None:
-    run(data, tmp_path / "whole", **LONG)
+@pytest.mark.parametrize(
+    ("kills", "optimizer"),
+    [(3, "adamw"), (3, "muon"), pytest.param(20, "muon", marks=pytest.mark.slow)],
+)
+def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(
+    kills: int, optimizer: str, data: Path, tmp_path: Path
+) -> None:
+    settings = {**LONG, "optimizer": optimizer, "grad_accumulation": 2}
+    run(data, tmp_path / "whole", **settings)
     draw, out = random.Random(), tmp_path / "run"
-    for step in sorted(draw.sample(range(1, 85), 5)):
-        process = PROCESSES.Process(target=train_in_a_process, args=(data, out, LONG))
+    for step in sorted(draw.sample(range(1, 85), kills)):
+        process = PROCESSES.Process(target=train_in_a_process, args=(data, out, settings))
         process.start()
         wait_for_step(out, step, process)
         time.sleep(draw.random() * 0.03)
         process.kill()
         process.join(60)
         assert process.exitcode == -signal.SIGKILL
-    result = run(data, out, **LONG)
+    result = run(data, out, **settings)
     assert 0 < result.resumed_from < 100
     assert_same_run(out, tmp_path / "whole", 100)
 
@@ -133,7 +140,8 @@ def test_what_a_killed_process_left_half_written_is_cleared_away(data: Path, tmp
     (out / "model").rename(out / ".model.0123abcd.tmp" / "old")
     (out / ".model.4567abcd.tmp").mkdir()
     (out / ".model.4567abcd.tmp" / "config.json").touch()
-    (out / "checkpoints" / ".step-00000007.pt.89abcdef.tmp").touch()
+    (out / "checkpoints" / ".step-00000007.89abcdef.tmp").mkdir()
+    (out / "checkpoints" / ".step-00000007.89abcdef.tmp" / "state.pt").touch()
     (out / ".metrics.jsonl.89abcdef.tmp").touch()
     (out / ".mine.tmp").touch()
     with pytest.raises(StopError):
@@ -158,46 +166,68 @@ def test_a_line_of_metrics_that_was_cut_short_is_made_again(data: Path, tmp_path
 # ---- checkpoints that are broken, disks that are full
 
 
-@pytest.mark.parametrize("damage", ["half", "empty", "text", "list", "no best"])
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        ("half", "state.pt is not as it was written"),
+        ("bit", "state.pt is not as it was written"),
+        ("gone", "state.pt is not as it was written"),
+        ("list", "it holds something else"),
+        ("text", "UnpicklingError|RuntimeError"),
+        ("manifest", "JSONDecodeError"),
+        ("no manifest", None),
+        ("format", "it holds something else"),
+        ("step", "it holds something else"),
+        ("unknown", "TypeError"),
+    ],
+)
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
-    damage: str, data: Path, tmp_path: Path, whole: Path
+    damage: str, what: str | None, data: Path, tmp_path: Path, whole: Path
 ) -> None:
     out = tmp_path / "run"
     with pytest.raises(StopError):
         run(data, out, stop_at(11))
-    newest = out / "checkpoints" / "step-00000011.pt"
-    content = newest.read_bytes()
-    if damage == "list":
-        torch.save([1, 2], newest)
-    elif damage == "no best":
-        state = torch.load(newest, weights_only=True)
-        del state["best"]
-        torch.save(state, newest)
+    newest = out / "checkpoints" / "step-00000011"
+    state, manifest = newest / "state.pt", newest / "manifest.json"
+    content = state.read_bytes()
+    if damage == "half":
+        state.write_bytes(content[: len(content) // 2])
+    elif damage == "bit":
+        state.write_bytes(content[:5000] + bytes([content[5000] ^ 1]) + content[5001:])
+    elif damage == "gone":
+        state.unlink()
+    elif damage == "list":
+        torch.save([1, 2], state)
+        sign(newest)
+    elif damage == "text":
+        state.write_bytes(b"hello")
+        sign(newest)
+    elif damage == "manifest":
+        manifest.write_bytes(manifest.read_bytes()[:50])
+    elif damage == "no manifest":  # as it is when the kill comes just before
+        manifest.unlink()
+    elif damage == "format":
+        manifest.write_text(manifest.read_text().replace("gptwo-run-1", "gptwo-run-9"))
+    elif damage == "step":
+        sign(newest, step="11")
     else:
-        newest.write_bytes({"half": content[: len(content) // 2], "empty": b"", "text": b"hello"}[damage])
-    with pytest.warns(CheckpointWarning, match=r"step-00000011\.pt: no checkpoint that can be read"):
+        sign(newest, elsewhere=1)
+    if what is None:
         assert run(data, out).resumed_from == 10
+    else:
+        with pytest.warns(CheckpointWarning, match=rf"step-00000011: no checkpoint that can be read \(({what})\)"):
+            assert run(data, out).resumed_from == 10
     assert_same_run(out, whole)
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_afresh(data: Path, tmp_path: Path, whole: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(whole, out)
-    for path in (out / "checkpoints").iterdir():
+    for path in (out / "checkpoints").glob("*/state.pt"):
         path.write_bytes(path.read_bytes()[:1000])
     with pytest.warns(CheckpointWarning), pytest.raises(TrainingError, match="none of its checkpoints can be read"):
         run(data, out)
     assert metrics_of(out) == metrics_of(whole)
-
-
-class Trap:
-    """Pickled, it asks for a call when it is read."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.path),)
 
 
 @pytest.mark.parametrize("wrapped", [True, False])
@@ -205,27 +235,41 @@ def test_a_pickle_with_code_in_place_of_a_checkpoint_is_not_run(wrapped: bool, d
     out = tmp_path / "run"
     with pytest.raises(StopError):
         run(data, out, stop_at(6))
-    newest = out / "checkpoints" / "step-00000006.pt"
-    trap = {"step": 6, "model": {}, "optimizer": {}, "best": 0.0, "seconds": 0.0, "trap": Trap(tmp_path / "sprung")}
+    newest = out / "checkpoints" / "step-00000006"
+    trap = {"model.wte.weight": Trap(tmp_path / "sprung")}
     if wrapped:
-        torch.save(trap, newest)
+        torch.save(trap, newest / "state.pt")
     else:
-        newest.write_bytes(pickle.dumps(trap))
-    with pytest.warns(CheckpointWarning, match="UnpicklingError"):
+        (newest / "state.pt").write_bytes(pickle.dumps(trap))
+    sign(newest)
+    with pytest.warns(CheckpointWarning, match="UnpicklingError|RuntimeError"):
         assert run(data, out).resumed_from == 5
     assert not (tmp_path / "sprung").exists()
+
+
+def test_a_manifest_that_names_files_elsewhere_is_not_followed(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(StopError):
+        run(data, out, stop_at(6))
+    path = out / "checkpoints" / "step-00000006" / "manifest.json"
+    path.write_text(path.read_text().replace('"state.pt"', '"../step-00000005/state.pt"'))
+    with pytest.warns(CheckpointWarning, match="is not as it was written"):
+        assert run(data, out).resumed_from == 5
 
 
 def test_files_with_other_names_are_no_checkpoints(data: Path, tmp_path: Path, whole: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(StopError):
         run(data, out, stop_at(3))
-    others = [out / "checkpoints" / name for name in ("step-99999999 (copy).pt", "step-best.pt", "step-5.pt")]
+    others = [
+        out / "checkpoints" / name for name in ("step-99999999 (copy)", "step-best", "step-5", "step-00000009.pt")
+    ]
     for other in others:
-        other.write_bytes(b"mine")
+        other.mkdir()
+        (other / "manifest.json").write_bytes(b"mine")
     run(data, out)
     assert_same_run(out, whole)
-    assert all(other.read_bytes() == b"mine" for other in others)
+    assert all((other / "manifest.json").read_bytes() == b"mine" for other in others)
 
 
 @pytest.mark.parametrize("how", ["fsync", "write"])
@@ -243,8 +287,8 @@ def test_a_disk_that_fills_up_is_one_error_and_costs_nothing_that_was_saved(
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    def step_then_fill_the_disk(self: Any, model: Any, number: int) -> Any:
-        outcome = real_step(self, model, number)
+    def step_then_fill_the_disk(*arguments: Any) -> Any:
+        outcome = real_step(*arguments)
         if how == "write":
             resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
         else:

@@ -50,20 +50,19 @@ def test_other_data_on_a_run_that_exists_is_refused(characters: int, tmp_path: P
 def test_a_setting_that_a_run_was_started_without_is_its_default(data: Path, tmp_path: Path) -> None:
     with pytest.raises(StopError):
         run(data, tmp_path / "run", stop_at(2))
-    path = tmp_path / "run" / "train.json"
-    values = json.loads(path.read_text())
-    del values["grad_clip"], values["val_sha256"]
-    path.write_text(json.dumps(values))
+    path = tmp_path / "run" / "train.toml"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(line for line in lines if not line.startswith("grad_clip")))
     with pytest.raises(TrainingError, match=r"grad_clip 1\.0, not 2\.0"):
         run(data, tmp_path / "run", grad_clip=2.0)
     assert run(data, tmp_path / "run").resumed_from == 2
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"{", b"[" * 100_000])
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"{", b"a = " + b"[" * 100_000, b"stepz = 1", b"steps = 0"])
 def test_broken_settings_of_a_run_are_an_error_that_names_them(content: bytes, data: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "train.json").write_bytes(content)
-    with pytest.raises(TrainingError, match=r"train\.json: is broken; choose another --out"):
+    (tmp_path / "run" / "train.toml").write_bytes(content)
+    with pytest.raises(TrainingError, match=r"train\.toml: is broken; choose another --out"):
         run(data, tmp_path / "run")
 
 

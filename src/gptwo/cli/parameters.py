@@ -39,12 +39,15 @@ class Parameter:
     merge: Callable[[list[Any]], Any] | None = None
     """What several occurrences of the option come to; None if it may occur once."""
 
-    def option(self, section: str) -> click.Option:
-        """The option `--the-name`. Its value is None unless it is given."""
+    def option(self, section: str, *, both_ways: bool = False) -> click.Option:
+        """The option `--the-name`. Its value is None unless it is given.
+
+        both_ways: what is off by default can be switched off too, with `--no-the-name`.
+        """
         dashed = "--" + self.name.replace("_", "-")
         names = [self.name, *([SHORT_NAMES[self.name]] if self.name in SHORT_NAMES else []), dashed]
         if self.metavar == "true|false":
-            switch = f"{dashed}/--no-{dashed[2:]}" if self.default else dashed
+            switch = f"{dashed}/--no-{dashed[2:]}" if self.default or both_ways else dashed
             return SectionOption([self.name, switch], section, is_flag=True, help=self.help, default=self.default)
         more = "  May be given again." if self.merge is not None else ""
         more += "" if self.default is None or self.default == () else f"  [default: {self.default}]"

@@ -2,112 +2,123 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from gptwo.cli.loading import as_path
 from gptwo.cli.parameters import SectionedCommand, given, parameters_of
-from gptwo.cli.terminal import bar, is_terminal, note, write
+from gptwo.cli.terminal import write
 from gptwo.errors import InvalidRequestError, MissingDependencyError
-from gptwo.options import MOST_THREADS
 from gptwo.training.config import TrainConfig
+from gptwo.training.config_file import PLACES, resolve
 
 if TYPE_CHECKING:
-    from gptwo.training.trainer import StepReport
+    from gptwo.training.report import TrainResult
 
 OPTIONS: list[click.Parameter] = [
-    click.Option(["--data"], required=True, metavar="DIR", help="What `gptwo prepare` made."),
-    click.Option(["--out"], required=True, metavar="RUN", help="Where the run lives; its model is in RUN/model."),
-    click.Option(["--threads"], type=click.IntRange(1, MOST_THREADS), help="Threads to compute with."),
+    click.Option(["--config"], metavar="FILE", help="Settings in TOML, under the names below; an option beats them."),
+    click.Option(["--data"], metavar="DIR", help="What `gptwo prepare` made."),
+    click.Option(["--out"], metavar="RUN", help="Where the run lives; its model is in RUN/model."),
 ]
 SETTINGS = parameters_of(TrainConfig)
 
 
 @click.command(
-    cls=SectionedCommand, params=[*OPTIONS, *(parameter.option("Settings") for parameter in SETTINGS.values())]
+    cls=SectionedCommand,
+    params=[*OPTIONS, *(parameter.option("Settings", both_ways=True) for parameter in SETTINGS.values())],
 )
-def command(data: str, out: str, threads: int | None, **_: Any) -> None:
+def command(config: str | None, **_: Any) -> None:
     """Train a model on prepared data, or go on with the run in RUN.
 
     The same command started again goes on from the newest complete checkpoint. Ctrl-C ends the run after the step at
     hand, which is saved; a second one ends it at once. The result, with the lowest validation loss, lies in
-    RUN/model as a directory that gptwo and transformers load; RUN/metrics.jsonl has a line for each step.
+    RUN/model as a directory that gptwo and transformers load; RUN/metrics.jsonl has a line for each step, and
+    RUN/train.toml the settings. Several processes: torchrun -m gptwo train ...
     """
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    shows = os.environ.get("RANK", "0") == "0"
+    context = click.get_current_context()
+    told = given(context, {*SETTINGS, *PLACES})
+    told |= {name: as_path(told[name]) for name in PLACES if name in told}
     try:
-        config = TrainConfig(**given(click.get_current_context(), SETTINGS))
+        settings = resolve(None if config is None else as_path(config), told)
     except InvalidRequestError as error:
+        if not shows:
+            raise click.exceptions.Exit(2) from error
         raise click.UsageError(str(error)) from error
     try:
-        import torch
+        import torch  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError("training needs PyTorch: pip install '.[torch]' in gptwo's checkout") from error
+    from gptwo.cli.train_display import Display
+    from gptwo.training.report import StopRun
     from gptwo.training.trainer import train
+    from gptwo.training.world import ElsewhereError
 
-    if threads is not None:
-        torch.set_num_threads(threads)
-    show: Callable[[float, str], None] | None = None
-    with ExitStack() as stack:
-        interrupted = stack.enter_context(_interruption())
+    with _interruption(alone) as pressed, Display(settings, quiet=not shows) as display:
 
-        def on_step(report: StepReport) -> None:
-            nonlocal show
-            if show is None:  # not before: fetching a model to start from shows a bar of its own
-                show = stack.enter_context(bar("training"))
-            show(report.step / config.steps, f"loss {report.loss:.3f}  {report.tokens_per_second:,.0f} tokens/s")
-            if report.val_loss is not None and is_terminal(sys.stderr):
-                note(f"step {report.step}: validation loss {_nats(report.val_loss, report.val_nats_per_character)}")
-            if interrupted() and report.step < config.steps:
-                raise _StoppedError(report.step)
+        def on_step(report: Any) -> None:
+            display.show(report)
+            if pressed.is_set() and report.step < settings.config.steps:
+                raise StopRun(report.step)
 
         try:
-            result = train(as_path(data), as_path(out), config, on_step)
-        except _StoppedError as stop:  # and the step is saved
-            note(f"stopped after step {stop.step:,}; the same command goes on from there")
+            result = train(settings.data, settings.out, settings.config, on_step)
+        except StopRun as stop:  # and the step is saved
+            display.note(f"stopped after step {stop.step:,}; the same command goes on from there")
             raise KeyboardInterrupt from stop
+        except ElsewhereError as error:  # which is told of there
+            raise click.exceptions.Exit(1) from error
+    if shows:
+        _tell(result, settings.config)
+
+
+def _tell(result: TrainResult, config: TrainConfig) -> None:
+    """How a run ended, on standard output."""
+    from gptwo.cli.train_display import nats
+
     if result.resumed_from >= result.steps:
         write(f"the run was complete with step {result.resumed_from:,}; nothing was done\n")
     elif result.resumed_from:
         write(f"went on from step {result.resumed_from:,}\n")
+    if result.steps < config.steps:
+        write(f"ended with step {result.steps:,}: {config.patience} evaluations without a lower validation loss\n")
     if result.best_val_loss is not None:
-        write(f"best validation loss {_nats(result.best_val_loss, result.best_val_nats_per_character)}\n")
+        write(f"best validation loss {nats(result.best_val_loss, result.best_val_nats_per_character)}\n")
     write(f"model in {result.model}\n")
 
 
-class _StoppedError(Exception):
-    """Ends a run at the end of a step."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__(step)
-        self.step = step
-
-
 @contextmanager
-def _interruption() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed, as a function; a second one has its usual effect, at once."""
+def _interruption(alone: bool) -> Iterator[threading.Event]:
+    """Set once Ctrl-C is pressed, or SIGTERM comes, as from a cluster that wants its machine back.
+
+    A second Ctrl-C has its usual effect, at once; not if torchrun started several processes, which may all get several.
+    """
     pressed = threading.Event()
-    before = signal.getsignal(signal.SIGINT)
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    # Signals are the main thread's, and one that is ignored (as under nohup) stays so.
-    if before is not signal.default_int_handler or not in_main_thread:
-        yield pressed.is_set
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield pressed
         return
 
-    def on_interrupt(*_: object) -> None:
+    def on_signal(number: int, *_: object) -> None:
         pressed.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if alone:
+            signal.signal(number, before[number])
 
-    signal.signal(signal.SIGINT, on_interrupt)
+    # One that is ignored (as under nohup) stays so, and so does whatever else somebody has chosen.
+    defaults = {int(signal.SIGINT): signal.default_int_handler, int(signal.SIGTERM): signal.SIG_DFL}
+    before = {number: signal.getsignal(number) for number in defaults}
+    taken = [number for number, default in defaults.items() if before[number] is default]
+    for number in taken:
+        signal.signal(number, on_signal)
     try:
-        yield pressed.is_set
+        yield pressed
     finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _nats(per_token: float, per_character: float | None) -> str:
-    return f"{per_token:.4f} nats per token" + (f", {per_character:.4f} per character" if per_character else "")
+        for number in taken:
+            with suppress(ValueError):
+                signal.signal(number, before[number])

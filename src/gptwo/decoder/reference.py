@@ -39,8 +39,18 @@ class ReferenceDecoder:
         if threads is not None:
             torch.set_num_threads(threads)
         model = GPT2.from_arrays(config, {name: tensor.float32() for name, tensor in tensors.items()})
-        self._model = model.move_to(device, DTYPES[weights])
-        self._device = device
+        self._use(model.move_to(device, DTYPES[weights]))
+
+    @classmethod
+    def over(cls, model: GPT2) -> ReferenceDecoder:
+        """A decoder with this very model, wherever it lies: what changes its weights changes what it says."""
+        decoder = cls.__new__(cls)
+        decoder.config = model.config
+        decoder._use(model)
+        return decoder
+
+    def _use(self, model: GPT2) -> None:
+        self._model, self._device = model, model.wte.weight.device
         self._past: dict[int, tuple[KeysValues, ...] | None] = {}
         self._numbers = itertools.count()
 

@@ -29,7 +29,7 @@ def train_command(data: Path, out: Path, config: TrainConfig) -> str:
         value = getattr(config, field.name)
         if value != field.default:
             words.append("--" + field.name.replace("_", "-"))
-            words += [] if value is True else [str(value)]
+            words += [] if value is True else [",".join(value) if isinstance(value, tuple) else str(value)]
     return shlex.join(words)
 
 
@@ -56,7 +56,7 @@ def model_card(
         "| | |",
         "|---|---|",
         f"| data | {names}: {_amount(train)} to train, {_amount(val)} to validate |",
-        f"| start | {config.init} |",
+        f"| start | {config.init}{f', with LoRA of rank {config.lora_rank}, merged' if config.lora_rank else ''} |",
         f"| steps | {step} of {config.steps}{', the best by validation loss' if val_loss is not None else ''}, "
         f"{config.batch_size * config.grad_accumulation * config.block_size:,} tokens each |",
         f"| seed | {config.seed} |",

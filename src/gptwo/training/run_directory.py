@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from gptwo.checkpoint import clear_saving_leftovers
-from gptwo.errors import TrainingError
+from gptwo.errors import InvalidRequestError, TrainingError
 from gptwo.files import only_holder, replace_file
+from gptwo.training.config import CHANGEABLE
+from gptwo.training.config_file import RunSettings, resolve, to_toml
 
-SETTINGS = "train.json"
+SETTINGS = "train.toml"
 METRICS = "metrics.jsonl"
 MODEL = "model"
 CHECKPOINTS = "checkpoints"
@@ -34,32 +37,43 @@ def only_one(out: Path) -> Iterator[None]:
         yield
 
 
-def remember_settings(out: Path, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Write the settings of a run beside it, or hold them against those that it was started with.
+def remember_settings(settings: RunSettings) -> None:
+    """Write the settings of a run beside it, as a file that `--config` takes, or hold them against what is there.
 
-    settings: plain values by name. defaults: what a setting was before it existed, where that is known.
-    Raises TrainingError, naming the setting, if one differs.
+    What was written before a setting existed has its default. Raises TrainingError, naming the setting, if one differs
+    that a run cannot change (see CHANGEABLE).
     """
-    path = out / SETTINGS
+    path = settings.out / SETTINGS
     try:
-        if not path.exists():
-            with replace_file(path) as file:
-                file.write((json.dumps(settings, indent=2) + "\n").encode())
-            return
-        before = json.loads(path.read_bytes())
-        if not isinstance(before, dict):
-            raise ValueError
+        if path.exists():
+            before = resolve(path, {})
+            _check_same(before, settings)
+            if before.config == settings.config:
+                return
+        with replace_file(path) as file:
+            file.write(to_toml(settings).encode("utf-8", "replace"))  # a path may be no text
     except OSError as error:
         raise TrainingError(f"{path}: cannot be read or written ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
+    except InvalidRequestError as error:
         raise TrainingError(f"{path}: is broken; choose another --out") from error
-    for name, value in settings.items():
-        old = before.get(name, defaults.get(name, value))
-        if old != value:
-            wrong = "other data" if name.endswith("_sha256") else f"{name} {old!r}, not {value!r}"
+
+
+def _check_same(before: RunSettings, now: RunSettings) -> None:
+    old, new = before.config.to_dict(), now.config.to_dict()
+    for name in new:
+        if old[name] != new[name] and name not in CHANGEABLE:
             raise TrainingError(
-                f"{out} was started with {wrong}; give the same settings to go on, or another --out to start afresh"
+                f"{now.out} was started with {name} {old[name]!r}, not {new[name]!r}; give the same settings to go on, "
+                "or another --out to start afresh"
             )
+
+
+def check_same_data(out: Path, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Raise TrainingError if a run is to go on with other data than its checkpoint saw."""
+    if dict(before) != dict(now):
+        raise TrainingError(
+            f"{out} was started with other data; give the same data to go on, or another --out to start afresh"
+        )
 
 
 def clear_leftovers(out: Path) -> None:
@@ -71,10 +85,14 @@ def clear_leftovers(out: Path) -> None:
     for place, pattern in (
         (out, f".{SETTINGS}.*.tmp"),
         (out, f".{METRICS}.*.tmp"),
-        (out / CHECKPOINTS, ".step-*.pt.*.tmp"),
+        (out / CHECKPOINTS, ".step-*.tmp"),
+        (out / "adapter", ".adapter_*.tmp"),
     ):
         for path in place.glob(pattern):
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -1,10 +1,8 @@
-"""The training loop: from token shards to a transformers directory.
+"""The training loop: from tokens to a transformers directory.
 
 A run can be killed at any moment and started again with the same command; it ends with the same weights as one that
-was never killed (on the same machine, with the same number of threads), since each step depends on nothing but the
-weights, the optimizer's state and the step's number.
-
-B batch, T block size, V vocabulary.
+was never killed (on the same machine, with the same number of threads and processes), since each step depends on
+nothing but the weights, the optimizers' state and the step's number.
 """
 
 from __future__ import annotations
@@ -13,301 +11,278 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from torch.nn import functional as F
 
-from gptwo.checkpoint import check_replaceable, load_checkpoint, save_checkpoint
-from gptwo.config import GPTConfig
-from gptwo.errors import DataError, NumericalError, TrainingError
-from gptwo.model import GPT2
-from gptwo.tokenizer import Tokenizer
+from gptwo.checkpoint import check_replaceable
+from gptwo.errors import NumericalError, TrainingError
 from gptwo.training import run_directory
 from gptwo.training.card import model_card
 from gptwo.training.config import TrainConfig
-from gptwo.training.loader import Batch, BatchLoader, validation_batches
-from gptwo.training.optimizer import learning_rate, make_optimizer
+from gptwo.training.config_file import RunSettings
+from gptwo.training.flops import flops_per_token
+from gptwo.training.loader import BatchLoader, validation_batches
+from gptwo.training.memory import kept_memory
+from gptwo.training.model_files import save_model
+from gptwo.training.optimizer import make_optimizers
+from gptwo.training.parallel import is_sharded, parallelize, whole_model
 from gptwo.training.prepared import PreparedData
-from gptwo.training.run_checkpoint import newest_run_checkpoint, run_checkpoints, save_run_checkpoint
+from gptwo.training.report import StepReport, StopRun, TrainResult
+from gptwo.training.run_checkpoint import (
+    Progress,
+    newest_run_checkpoint,
+    run_checkpoints,
+    save_run_checkpoint,
+)
+from gptwo.training.run_state import empty_state, load_run_state, run_state
+from gptwo.training.sample import check_prompt, prompt_ids, sample
+from gptwo.training.schedule import learning_rate
+from gptwo.training.start import first_model
+from gptwo.training.step import Stepper
+from gptwo.training.tensorboard import tensorboard
+from gptwo.training.validation import validation_loss
+from gptwo.training.world import World, open_world
+
+OnStep = Callable[[StepReport], None]
 
 
-@dataclass(frozen=True)
-class StepReport:
-    """What is known after a step; the validation figures only after an evaluation."""
-
-    step: int
-    loss: float
-    """Mean cross-entropy of the step's tokens, in nats."""
-    lr: float
-    grad_norm: float
-    """Of all gradients together, before clipping."""
-    epoch: float
-    tokens_per_second: float
-    val_loss: float | None = None
-    """Nats per token over all validation data."""
-    val_nats_per_character: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """For a line of JSON: what is None is left out."""
-        return {name: value for name, value in vars(self).items() if value is not None}
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """How a run ended."""
-
-    model: Path
-    """The transformers directory: the weights with the lowest validation loss, or the last without such data."""
-    steps: int
-    best_val_loss: float | None
-    best_val_nats_per_character: float | None
-    resumed_from: int
-    """Steps that were done before; as many as `steps` if the run was complete, and nothing was done now."""
-
-
-def train(
-    data: Path, out: Path, config: TrainConfig, on_step: Callable[[StepReport], None] = lambda report: None
-) -> TrainResult:
+def train(data: Path, out: Path, config: TrainConfig, on_step: OnStep = lambda report: None) -> TrainResult:
     """Train on what `gptwo prepare` left in `data`, and leave the model in `out/model`.
 
-    Goes on from the newest checkpoint in `out`, if there is one. `on_step` is told of each step; whatever it raises
-    ends the run, after a checkpoint of that step.
+    Goes on from the newest checkpoint in `out`, if there is one. `on_step` is told of each step, in each process if
+    `torchrun` started several; whatever it raises ends the run, after a checkpoint of that step. If it raises in
+    another process only, StopRun is raised here.
 
     Raises DataError, TrainingError, CheckpointError or ConfigError, each with one sentence that says what to do,
-    InvalidRequestError for a device that is not there, and NumericalError if the loss is no longer a number.
+    InvalidRequestError for a device that is not there or a prompt for samples that is too long,
+    MissingDependencyError without what TensorBoard needs, and NumericalError if the loss is no longer a number.
     """
-    with _enough_memory():
-        run = _Run(data, out, config)
-        with run_directory.only_one(out):
-            identity = {
-                "data_sha256": run.data.train.sha256,
-                "val_sha256": run.data.val.sha256,
-            }
-            run_directory.remember_settings(out, {**config.to_dict(), **identity}, TrainConfig().to_dict())
-            run_directory.clear_leftovers(out)
-            check_replaceable(out / run_directory.MODEL)  # now, not after the first steps
+    settings = RunSettings(data, out, config)
+    with _enough_memory(), open_world(config.device) as world:
+        if config.grad_accumulation % world.size:
+            raise TrainingError(
+                f"grad_accumulation is {config.grad_accumulation}, and {world.size} processes share it; choose a "
+                f"multiple of {world.size}"
+            )
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        run = _Run(settings, world)
+        with contextlib.ExitStack() as held:
+            if world.first:
+                held.enter_context(run_directory.only_one(out))
+                run_directory.remember_settings(settings)
+                run_directory.clear_leftovers(out)
+                check_replaceable(out / run_directory.MODEL)  # now, not after the first steps
+            world.wait()
+            held.enter_context(kept_memory())
             return run.run(on_step)
 
 
 class _Run:
-    def __init__(self, data: Path, out: Path, config: TrainConfig) -> None:
-        self.data, self.out, self.config = PreparedData.load(data), out, config
-        self.tokenizer = self.data.tokenizer
+    def __init__(self, settings: RunSettings, world: World) -> None:
+        self.out, self.config, self.world = settings.out, settings.config, world
+        config = self.config
+        with world.first_goes_first():  # to the hub, perhaps
+            self.data = PreparedData.load(settings.data, tokenizer=config.tokenizer or None)
         self.loader = BatchLoader(
-            self.data.train, block_size=config.block_size, batch_size=config.batch_size, seed=config.seed
+            self.data.train,
+            block_size=config.block_size,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            documents=config.document_attention,
         )
-        model = self._first_model()
-        for part in (self.data.train, self.data.val):
-            if part.vocab_size > model.config.vocab_size:
-                raise DataError(
-                    f"{part.path}: its vocabulary has {part.vocab_size} tokens, the model's "
-                    f"{model.config.vocab_size}; prepare the data with the model's tokenizer"
-                )
-        self.model = model.move_to(config.device)
-        self.optimizer = make_optimizer(self.model, config)
-        self.best = math.inf
-        self.seconds = 0.0
+        with world.first_goes_first():
+            model = first_model(config, self.data)
+        self.model = model.move_to(world.device(config.device))
+        if config.sample_every:
+            first_token = int(self.data.train.window(0, 1)[0])
+            self.prompt = prompt_ids(config.sample_prompt, self.data.tokenizer, first_token)
+            check_prompt(self.prompt, model.config.n_positions)
+        self.flops_per_token = flops_per_token(model.config, config.block_size, frozen=config.lora_rank > 0)
+        objective = parallelize(self.model, config, world)
+        self.optimizers = make_optimizers(self.model, config)
+        self.stepper = Stepper(objective, self.optimizers, self.loader, config, world)
+        self.progress = Progress()
 
-    @property
-    def validates(self) -> bool:
-        """Whether there is a token to predict in the validation data."""
-        return len(self.data.val) > 1
-
-    def _first_model(self) -> GPT2:
-        config, end = self.config, self.tokenizer.end_of_text_id
-        attn_dropout = config.dropout if config.attn_dropout is None else config.attn_dropout
-        dropout: dict[str, Any] = {
-            "embd_pdrop": config.dropout,
-            "resid_pdrop": config.dropout,
-            "attn_pdrop": attn_dropout,
-        }
-        if config.init == "scratch":
-            shape = GPTConfig(
-                vocab_size=self.tokenizer.vocab_size,
-                n_positions=config.block_size,
-                n_embd=config.n_embd or 384,
-                n_layer=config.n_layer or 6,
-                n_head=config.n_head or 6,
-                bos_token_id=end,
-                eos_token_id=end,
-                **dropout,
-            )
-            return GPT2(shape).initialize(torch.Generator().manual_seed(config.seed))
-        start = load_checkpoint(config.init, progress=True)
-        if start.packed is not None:
-            raise TrainingError(
-                f"{config.init} is packed as {start.packed.weights}, which cannot be trained; "
-                "start from the checkpoint that it was made from"
-            )
-        if config.block_size > start.config.n_positions:
-            raise TrainingError(
-                f"block_size is {config.block_size}, and {config.init} has {start.config.n_positions} positions; "
-                "choose at most as many"
-            )
-        if start.tokenizer_path is not None and not _same_ids(Tokenizer.load(start.tokenizer_path), self.tokenizer):
-            raise TrainingError(
-                f"the data in {self.data.directory} was not prepared with the tokenizer of {config.init}; "
-                f"prepare it with --tokenizer {config.init}"
-            )
-        arrays = {name: tensor.float32() for name, tensor in start.tensors.items()}
-        return GPT2.from_arrays(start.config.replace(**dropout), arrays)
-
-    def run(self, on_step: Callable[[StepReport], None]) -> TrainResult:
+    def run(self, on_step: OnStep) -> TrainResult:
         """All the steps that are still to be made."""
-        first = self._resume()
-        if first < self.config.steps:
-            with run_directory.metrics(self.out, first) as write_metrics:
-                self._steps(first, lambda report: write_metrics(report.to_dict()), on_step)
-        elif not (self.out / run_directory.MODEL).is_dir():
-            self._save_model(first)  # somebody took it away: the last weights are what is left
+        self._resume()
+        first = self.progress.step
+        if first < self.config.steps and not self.progress.ended:
+            with contextlib.ExitStack() as writers:
+                write: list[Callable[[StepReport], None]] = []
+                if self.world.first:
+                    lines = writers.enter_context(run_directory.metrics(self.out, first))
+                    write.append(lambda report: lines(report.to_dict()))
+                    if self.config.tensorboard:
+                        write.append(writers.enter_context(tensorboard(self.out, first)))
+                self._steps(write, on_step)
+        elif self.world.from_first(not (self.out / run_directory.MODEL).is_dir()):
+            self._save_model()  # somebody took it away: the last weights are what is left
         return TrainResult(
             model=self.out / run_directory.MODEL,
-            steps=max(first, self.config.steps),
-            best_val_loss=self._best(),
-            best_val_nats_per_character=self._per_character(self._best()),
+            steps=self.progress.step,
+            best_val_loss=self.progress.best,
+            best_val_nats_per_character=self._per_character(self.progress.best),
             resumed_from=first,
         )
 
-    def _steps(
-        self, first: int, write_metrics: Callable[[StepReport], None], on_step: Callable[[StepReport], None]
-    ) -> None:
+    def _steps(self, write: list[Callable[[StepReport], None]], on_step: OnStep) -> None:
         config = self.config
         tokens = config.batch_size * config.grad_accumulation * config.block_size
-        model = torch.compile(self.model) if config.compile else self.model
-        for step in range(first, config.steps):
+        while self.progress.step < config.steps and not self.progress.ended:
+            number = self.progress.step
             started = time.perf_counter()
-            loss, norm = self._step(model, step)
+            rate = learning_rate(number, config)
+            loss, norm = self._step(number, rate)
             took = time.perf_counter() - started
-            self.seconds += took
-            done = step + 1
-            val_loss = None
-            if self.validates and (done % config.eval_every == 0 or done == config.steps):
-                val_loss = self._evaluate(model, done)
+            done = number + 1
+            self.progress = replace(
+                self.progress,
+                step=done,
+                batches=done * config.grad_accumulation,
+                seconds=self.progress.seconds + took,
+            )
+            last = done == config.steps
+            val_loss, better = None, False
+            if len(self.data.val) > 1 and (done % config.eval_every == 0 or last):
+                val_loss, better = self._evaluate()
             report = StepReport(
                 step=done,
                 loss=loss,
-                lr=learning_rate(step, config),
+                lr=rate,
                 grad_norm=norm,
-                epoch=self.loader.epochs(done * config.grad_accumulation),
+                epoch=self.loader.epochs(self.progress.batches),
                 tokens_per_second=tokens / took,
+                flops_per_second=tokens * self.flops_per_token / took,
                 val_loss=val_loss,
                 val_nats_per_character=self._per_character(val_loss),
+                sample=self._sample() if config.sample_every and done % config.sample_every == 0 else None,
             )
             # The checkpoint comes last: where it is, the metrics and the model of its step are.
-            write_metrics(report)
-            due = done % config.save_every == 0 or done == config.steps
-            if due:
-                self._save(done)
-            try:
-                on_step(report)
-            except BaseException:
-                if not due:
-                    self._save(done)
-                raise
+            for one in write:
+                one(report)
+            saved = done % config.save_every == 0 or better or last or self.progress.ended
+            if saved:
+                self._save()
+            self._tell(on_step, report, saved)
 
-    def _step(self, model: Callable[..., Any], step: int) -> tuple[float, float]:
-        """One optimizer step: the mean loss, and the gradient's norm before clipping."""
-        config = self.config
-        torch.manual_seed(int(np.random.SeedSequence([config.seed, step]).generate_state(1, np.uint64)[0]))
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, config)
-        self.model.train()
-        total = 0.0
-        for part in range(config.grad_accumulation):
-            loss = self._loss(model, self.loader.batch(step * config.grad_accumulation + part))
-            (loss / config.grad_accumulation).backward()  # type: ignore[no-untyped-call]
-            total += loss.item() / config.grad_accumulation
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip or math.inf).item()
-        if not (math.isfinite(total) and math.isfinite(norm)):
-            raise self._diverged(f"the loss is {total} and the gradient's norm {norm}", step + 1)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return total, norm
+    def _step(self, number: int, rate: float) -> tuple[float, float]:
+        loss, norm = self.stepper.step(number, rate)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise self._diverged(f"the loss is {loss} and the gradient's norm {norm}", number + 1)
+        return loss, norm
 
-    def _loss(self, model: Callable[..., Any], batch: Batch, reduction: str = "mean") -> torch.Tensor:
-        device = self.config.device
-        inputs, targets = (torch.from_numpy(ids).to(device) for ids in (batch.inputs, batch.targets))  # (B, T) each
-        with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=self.config.dtype == "bf16"):
-            logits = model(inputs).logits  # (B, T, V)
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction=reduction)
-
-    @torch.no_grad()
-    def _evaluate(self, model: Callable[..., Any], step: int) -> float:
-        """The validation loss in nats per token; the model is saved when it is the best so far."""
-        config = self.config
-        self.model.eval()
-        loss, count = 0.0, 0
-        for batch in validation_batches(self.data.val, block_size=config.block_size, batch_size=config.batch_size):
-            loss += self._loss(model, batch, "sum").item()
-            count += batch.target_count
-        loss /= max(1, count)
+    def _evaluate(self) -> tuple[float | None, bool]:
+        """The validation loss in nats per target, and whether it is the best so far; then the model is saved."""
+        config, progress = self.config, self.progress
+        loss = validation_loss(
+            self.stepper,
+            validation_batches(
+                self.data.val,
+                block_size=config.block_size,
+                batch_size=config.batch_size,
+                documents=config.document_attention,
+            ),
+        )
+        if loss is None:
+            return None, False
         if not math.isfinite(loss):
-            raise self._diverged(f"the validation loss is {loss}", step)
-        if loss < self.best:
-            self.best = loss
-            self._save_model(step)
-        return loss
+            raise self._diverged(f"the validation loss is {loss}", progress.step)
+        better = progress.best is None or loss < progress.best
+        if better:
+            self.progress = replace(progress, best=loss, best_step=progress.step, waited=0)
+            self._save_model()
+        else:
+            waited = progress.waited + 1
+            self.progress = replace(progress, waited=waited, ended=0 < config.patience <= waited)
+        return loss, better
 
-    def _resume(self) -> int:
-        """Load the newest checkpoint, if there is one; the number of steps that it has behind it."""
-        directory = self.out / run_directory.CHECKPOINTS
-        state = newest_run_checkpoint(directory)
-        if state is None:
-            return 0
+    def _sample(self) -> str | None:
+        """What the model writes now; None in all processes but the first."""
+        model = whole_model(self.model, self.config, self.world)
+        if model is None or not self.world.first:
+            return None
+        return sample(model, self.data.tokenizer, self.prompt, self.config.seed)
+
+    def _tell(self, on_step: OnStep, report: StepReport, saved: bool) -> None:
+        """Tell of a step. If that raises in any process, the step is saved and all end."""
+        raised: BaseException | None = None
         try:
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            on_step(report)
+        except BaseException as error:  # noqa: BLE001 - it is raised again
+            raised = error
+        (stop,) = self.world.sum(float(raised is not None))
+        if stop and not saved:
+            self._save()
+        if raised is not None:
+            raise raised
+        if stop:
+            raise StopRun(report.step)
+
+    def _resume(self) -> None:
+        """Load the newest checkpoint, if there is one."""
+        directory = self.out / run_directory.CHECKPOINTS
+        found = newest_run_checkpoint(directory) if self.world.first else None
+        checkpoint = self.world.from_first(found)
+        if checkpoint is None:
+            return
+        run_directory.check_same_data(self.out, checkpoint.data, self._identity)
+        try:
+            into = empty_state(self.model, self.optimizers, checkpoint.shapes())
+            load_run_state(self.model, self.optimizers, checkpoint.read(into))
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise TrainingError(
-                f"{directory}: its checkpoint of step {state['step']} is of another model; choose another --out"
+                f"{directory}: its checkpoint of step {checkpoint.progress.step} is of another model; choose another "
+                "--out"
             ) from error
-        self.best, self.seconds = state["best"], state["seconds"]
-        return int(state["step"])
+        self.progress = checkpoint.progress
 
-    def _save(self, step: int) -> None:
+    def _save(self) -> None:
         """A checkpoint; without validation data also the model, since then the last is the best that is known."""
-        if not all(torch.isfinite(parameter).all() for parameter in self.model.parameters()):
-            raise self._diverged("a weight is infinite or not a number", step)
-        if not self.validates:
-            self._save_model(step)
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "best": self.best,
-            "seconds": self.seconds,
-        }
-        save_run_checkpoint(self.out / run_directory.CHECKPOINTS, step, state)
+        broken = sum(not torch.isfinite(_local(weight)).all().item() for weight in self.model.parameters())
+        if self.world.sum(broken)[0]:
+            raise self._diverged("a weight is infinite or not a number", self.progress.step)
+        nothing_to_compare = len(self.data.val) < 2 or self.progress.step == self.config.steps
+        if self.progress.best is None and nothing_to_compare:
+            self._save_model()
+        save_run_checkpoint(
+            self.out / run_directory.CHECKPOINTS,
+            self.progress,
+            run_state(self.model, self.optimizers),
+            data=self._identity,
+            keep=self.config.keep,
+            world=self.world,
+            sharded=is_sharded(self.config, self.world),
+        )
 
-    def _save_model(self, step: int) -> None:
+    def _save_model(self) -> None:
+        model = whole_model(self.model, self.config, self.world)
+        if model is None or not self.world.first:
+            return
         card = model_card(
-            shape=self.model.config,
+            shape=model.config,
             config=self.config,
             data=self.data,
             out=self.out,
-            step=step,
-            seconds=self.seconds,
-            val_loss=self._best(),
-            val_nats_per_character=self._per_character(self._best()),
+            step=self.progress.step,
+            seconds=self.progress.seconds,
+            val_loss=self.progress.best,
+            val_nats_per_character=self._per_character(self.progress.best),
         )
-        save_checkpoint(
-            self.out / run_directory.MODEL,
-            self.model.config,
-            self.model.to_arrays(),
-            self.tokenizer,
-            dtype=self.config.save_dtype.upper(),
-            card=card,
-        )
-
-    def _best(self) -> float | None:
-        return None if math.isinf(self.best) else self.best
+        save_model(model, self.out / run_directory.MODEL, self.data.tokenizer, self.config, card)
 
     def _per_character(self, loss: float | None) -> float | None:
+        """Nats per token of the validation data as nats per character, if all of its text is to be predicted."""
         val = self.data.val
         return None if loss is None or not val.characters or val.masked else loss * (val.count / val.characters)
+
+    @property
+    def _identity(self) -> dict[str, str]:
+        """What tells the data apart."""
+        return {"train_sha256": self.data.train.sha256, "val_sha256": self.data.val.sha256}
 
     def _diverged(self, what: str, step: int) -> NumericalError:
         kept = run_checkpoints(self.out / run_directory.CHECKPOINTS)
@@ -317,13 +292,9 @@ class _Run:
         )
 
 
-def _same_ids(one: Tokenizer, other: Tokenizer) -> bool:
-    """Whether two tokenizers mean the same by each id, however their files are written."""
-    if one.fingerprint == other.fingerprint:
-        return True
-    if one.vocab_size != other.vocab_size:
-        return False
-    return all(one.token_bytes(token_id) == other.token_bytes(token_id) for token_id in range(one.vocab_size))
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    """The part of a tensor that this process holds."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 @contextlib.contextmanager

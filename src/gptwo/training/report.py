@@ -1,0 +1,55 @@
+"""What a run tells while it goes on and when it ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What is known after a step; the validation figures only after an evaluation."""
+
+    step: int
+    loss: float
+    """Mean cross-entropy of the step's targets, in nats."""
+    lr: float
+    grad_norm: float
+    """Of all gradients together, before clipping."""
+    epoch: float
+    tokens_per_second: float
+    """Of all processes together."""
+    flops_per_second: float
+    """Operations of the model's matrix products, of all processes together."""
+    val_loss: float | None = None
+    """Nats per target over all validation data."""
+    val_nats_per_character: float | None = None
+    sample: str | None = None
+    """A text that the model wrote, with its prompt."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a line of JSON: what is None is left out."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended."""
+
+    model: Path
+    """The transformers directory: the weights with the lowest validation loss, or the last without such data."""
+    steps: int
+    """Fewer than were asked for if the validation loss had stopped falling (`patience`)."""
+    best_val_loss: float | None
+    best_val_nats_per_character: float | None
+    resumed_from: int
+    """Steps that were done before; as many as `steps` if the run was complete, and nothing was done now."""
+
+
+class StopRun(Exception):  # noqa: N818 - no error
+    """Raised by whoever is told of a step, it ends the run there: the step is saved, and it comes out of `train`."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step)
+        self.step = step
