@@ -76,7 +76,6 @@ def train(data: Path, out: Path, config: TrainConfig, on_step: OnStep = lambda r
                 run_directory.clear_leftovers(out)
                 check_replaceable(out / run_directory.MODEL)  # now, not after the first steps
             world.wait()
-            held.enter_context(kept_memory())
             return run.run(on_step)
 
 
@@ -111,14 +110,14 @@ class _Run:
         self._resume()
         first = self.progress.step
         if first < self.config.steps and not self.progress.ended:
-            with contextlib.ExitStack() as writers:
+            with contextlib.ExitStack() as held:
                 write: list[Callable[[StepReport], None]] = []
                 if self.world.first:
-                    lines = writers.enter_context(run_directory.metrics(self.out, first))
+                    lines = held.enter_context(run_directory.metrics(self.out, first))
                     write.append(lambda report: lines(report.to_dict()))
                     if self.config.tensorboard:
-                        write.append(writers.enter_context(tensorboard(self.out, first)))
-                self._steps(write, on_step)
+                        write.append(held.enter_context(tensorboard(self.out, first)))
+                self._steps(write, on_step, held)
         elif self.world.from_first(not (self.out / run_directory.MODEL).is_dir()):
             self._save_model()  # somebody took it away: the last weights are what is left
         return TrainResult(
@@ -129,8 +128,8 @@ class _Run:
             resumed_from=first,
         )
 
-    def _steps(self, write: list[Callable[[StepReport], None]], on_step: OnStep) -> None:
-        config = self.config
+    def _steps(self, write: list[Callable[[StepReport], None]], on_step: OnStep, held: contextlib.ExitStack) -> None:
+        config, first = self.config, self.progress.step
         tokens = config.batch_size * config.grad_accumulation * config.block_size
         while self.progress.step < config.steps and not self.progress.ended:
             number = self.progress.step
@@ -138,6 +137,8 @@ class _Run:
             rate = learning_rate(number, config)
             loss, norm = self._step(number, rate)
             took = time.perf_counter() - started
+            if number == first:  # not before: what lasts, the weights and the optimizers' state, is to lie elsewhere
+                held.enter_context(kept_memory())
             done = number + 1
             self.progress = replace(
                 self.progress,
