@@ -37,7 +37,7 @@ from gptwo.training.flops import flops_per_token
 from gptwo.training.lora import add_lora
 from gptwo.training.loss import Objective
 from gptwo.training.memory import kept_memory
-from gptwo.training.optimizer import make_optimizer
+from gptwo.training.optimizer import make_optimizers
 from gptwo.training.peak import matrix_peak
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
@@ -74,7 +74,7 @@ def our_step(contender: Contender) -> Callable[[], float]:
     if contender.lora:
         add_lora(model, LORA_RANK, 2.0 * LORA_RANK)
     objective = Objective(model, compiled=contender.compiled)
-    optimizer = make_optimizer(model, TrainConfig())
+    (optimizer,) = make_optimizers(model, TrainConfig())
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     inputs, targets = batch_of(contender, config.vocab_size)
 
