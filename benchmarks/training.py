@@ -27,9 +27,10 @@ from typing import Any
 
 import torch
 
-from gptwo.bench.machine import available_cpus, this_machine
+from gptwo.bench.machine import this_machine
 from gptwo.bench.random_model import SHAPES, shape_config
 from gptwo.bench.timing import Times, turn_by_turn
+from gptwo.cpus import available_cpus
 from gptwo.model import GPT2
 from gptwo.training.clipping import clip_gradients
 from gptwo.training.config import TrainConfig

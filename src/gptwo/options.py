@@ -142,6 +142,11 @@ def text(name: str, value: Any) -> str:
     return value
 
 
+def optional_text(name: str, value: Any) -> str | None:
+    """Text of at least one character, or None."""
+    return None if value is None else text(name, value)
+
+
 def refuse(name: str, value: object, expected: str) -> NoReturn:
     """Raise the error of a value that is not what was expected."""
     raise InvalidRequestError(f"{name} is {shown(value)}, expected {expected}", param=name)

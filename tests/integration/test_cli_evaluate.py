@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 
 import pytest
+from command_line import refused, run
 
 import gptwo
-from gptwo.cli import main
 from gptwo.cli.evaluate import NAMES, command
 from gptwo.evaluation import perplexity
 from gptwo.evaluation.published import PUBLISHED
@@ -30,19 +30,6 @@ from gptwo.version import __version__
 GPTWO = [sys.executable, "-m", "gptwo"]
 SECONDS = 120
 TEXT = "Before we proceed any further, hear me speak. " * 20
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    code = main([str(argument) for argument in arguments])
-    said = capsys.readouterr()
-    return code, said.out, said.err
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 1) -> str:
-    found, out, err = run(capsys, *arguments)
-    assert found == code, err
-    assert out == ""
-    return err
 
 
 @pytest.fixture

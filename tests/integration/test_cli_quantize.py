@@ -7,23 +7,11 @@ import math
 from pathlib import Path
 
 import pytest
+from command_line import refused, run
 
 import gptwo
 from gptwo.checkpoint.packed_format import WEIGHTS_FILE
 from gptwo.cli import main
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    code = main([str(argument) for argument in arguments])
-    said = capsys.readouterr()
-    return code, said.out, said.err
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 1) -> str:
-    found, out, err = run(capsys, *arguments)
-    assert found == code, err
-    assert out == ""
-    return err
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ LAYERS = (
     ("checkpoint", "model", "tokenizer"),
     ("tokenizer_table", "incremental_decoder"),
     ("config",),
-    ("options", "files"),
+    ("options", "files", "cpus"),
     ("errors", "version", "embedded", "_native"),
 )
 RANKS = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}

@@ -170,7 +170,7 @@ def test_processes_are_started_for_what_is_large_only(texts: list[Path], tmp_pat
         return real(work, tokenizer, directory, 1)
 
     monkeypatch.setattr(module, "encode_in_order", encode_in_order)
-    monkeypatch.setattr(module, "available_cores", lambda: 7)
+    monkeypatch.setattr(module, "available_cpus", lambda: 7)
     prepare(texts[:1], tmp_path / "a", tokenizer="char")
     monkeypatch.setattr(module, "SMALL", 1000)
     prepare(texts[:1], tmp_path / "b", tokenizer="char")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gptwo import _native
+from gptwo.cpus import available_cpus
 from gptwo.version import __version__
 
 _MOST_BYTES = 256 << 20
@@ -64,11 +65,6 @@ def this_machine() -> Machine:
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         load=os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
     )
-
-
-def available_cpus() -> int:
-    """The CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_bandwidth(threads: int, seconds: float = 1.0, size: int = _MOST_BYTES) -> float:

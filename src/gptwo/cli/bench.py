@@ -111,8 +111,9 @@ def command(**options: Any) -> None:
     if options["urls"]:
         _servers(options)
         return
-    from gptwo.bench.machine import available_cpus, read_bandwidth, this_machine
+    from gptwo.bench.machine import read_bandwidth, this_machine
     from gptwo.bench.report import Report
+    from gptwo.cpus import available_cpus
     from gptwo.decoder.native import default_threads
 
     interpreters = _check_peers(options)

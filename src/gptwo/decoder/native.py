@@ -19,6 +19,7 @@ from gptwo.checkpoint.canonical import expected_shapes
 from gptwo.checkpoint.packed_format import CACHE_LINE, UNFOLD, is_matrix
 from gptwo.checkpoint.stored import Array
 from gptwo.config import GPTConfig
+from gptwo.cpus import available_cpus
 from gptwo.decoder.protocol import Floats, Integers
 from gptwo.errors import (
     CheckpointError,
@@ -257,7 +258,7 @@ def default_threads() -> int:
     """GPTWO_THREADS if it is set, else the CPUs that this process may use. Raises InvalidRequestError."""
     wanted = os.environ.get("GPTWO_THREADS", "")
     if not wanted:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return available_cpus()
     if not wanted.isascii() or not wanted.isdecimal() or not 1 <= int(wanted[:6]) <= MOST_THREADS:
         raise InvalidRequestError(
             f"GPTWO_THREADS is {wanted[:20]!r}, expected a number from 1 to {MOST_THREADS}", param="threads"

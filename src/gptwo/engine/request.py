@@ -52,10 +52,7 @@ class Request:
 
         Example: 100 tokens of prompt, max_tokens 100 and n=3 are 1 whole block that they share and 3 times 3.
         """
-        length = len(self.prompt_ids) + self.max_tokens
-        most = -(-min(length, positions) // BLOCK)
-        shared = len(self.prompt_ids) // BLOCK if length <= positions else 0
-        return shared + self.width * (most - shared)
+        return _blocks(len(self.prompt_ids), len(self.prompt_ids) + self.max_tokens, self.width, positions)
 
 
 @dataclass(frozen=True)
@@ -75,9 +72,18 @@ class ScoringRequest:
 
     def blocks(self, positions: int) -> int:
         """The most blocks of 64 positions that it comes to hold; the whole ones of the context are shared."""
-        length = len(self.context_ids) + max(map(len, self.continuations)) - 1
-        shared = len(self.context_ids) // BLOCK
-        return shared + self.width * (-(-min(length, positions) // BLOCK) - shared)
+        longest = len(self.context_ids) + max(map(len, self.continuations)) - 1
+        return _blocks(len(self.context_ids), longest, self.width, positions)
+
+
+def _blocks(shared: int, length: int, width: int, positions: int) -> int:
+    """Blocks of `width` texts of `length` tokens that have the first `shared` of them in common.
+
+    A text that is longer than the positions slides, and shares nothing any more.
+    """
+    most = -(-min(length, positions) // BLOCK)
+    common = shared // BLOCK if length <= positions else 0
+    return common + width * (most - common)
 
 
 def make_scoring_request(

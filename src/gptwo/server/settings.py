@@ -15,6 +15,7 @@ from gptwo.options import (
     integer,
     number,
     option,
+    optional_text,
     refuse,
     refuse_unknown_names,
     text,
@@ -24,10 +25,6 @@ from gptwo.sampling.params import LARGEST_N, MOST_STOP_STRINGS
 LONGEST_TIME = 7 * 24 * 3600.0  # seconds; beyond it a limit is no limit
 MOST_WORKERS = 256
 MODEL_FIELDS = ("model", "weights", "backend", "cache", "threads", "device", "revision", "tokenizer")
-
-
-def _optional_text(name: str, value: Any) -> str | None:
-    return None if value is None else text(name, value)
 
 
 def _names(name: str, value: Any) -> tuple[str, ...]:
@@ -57,8 +54,8 @@ class ServerSettings:
     )
     threads: int | None = option(None, integer(1, MOST_THREADS, optional=True), "Threads to compute with.")
     device: str = option("cpu", text, "Where it is computed.")
-    revision: str | None = option(None, _optional_text, "A branch, tag or commit on the hub.")
-    tokenizer: str | None = option(None, _optional_text, "A tokenizer in place of the model's own.")
+    revision: str | None = option(None, optional_text, "A branch, tag or commit on the hub.")
+    tokenizer: str | None = option(None, optional_text, "A tokenizer in place of the model's own.")
 
     host: str = option("127.0.0.1", text, "Address to listen on; 0.0.0.0 is every one this machine has.")
     port: int = option(8000, integer(0, 65535), "Port to listen on; 0 takes a free one.")
@@ -67,7 +64,7 @@ class ServerSettings:
         integer(1, MOST_WORKERS),
         "Processes that share the port, each with a model, an engine and threads of its own.",
     )
-    root_path: str | None = option(None, _optional_text, "Path under which a proxy offers this server, such as /gpt.")
+    root_path: str | None = option(None, optional_text, "Path under which a proxy offers this server, such as /gpt.")
     served_model_name: Sequence[str] = option(
         (), _names, "Name of the model in requests and answers; the first of several is shown. None is --model's."
     )
@@ -82,7 +79,7 @@ class ServerSettings:
     )
 
     api_key_file: str | None = option(
-        None, _optional_text, "File with an API key on each line; also GPTWO_API_KEY or GPTWO_API_KEYS, with commas."
+        None, optional_text, "File with an API key on each line; also GPTWO_API_KEY or GPTWO_API_KEYS, with commas."
     )
     max_concurrent: int | None = option(
         None, integer(1, optional=True), "Most requests of one API key at a time; none has no limit."

@@ -26,13 +26,6 @@ Work = TypeVar("Work")
 WAITING = 2  # pieces of work for each process that are read before they are asked for
 
 
-def available_cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def encode_in_order(
     work: Iterable[tuple[Work, list[str]]], tokenizer: Tokenizer, directory: Path, workers: int
 ) -> Iterator[tuple[Work, list[Ids]]]:

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from gptwo.checkpoint import resolve
+from gptwo.cpus import available_cpus
 from gptwo.errors import DataError, GptwoError, InvalidRequestError
 from gptwo.files import replace_file
 from gptwo.tokenizer import Tokenizer
 from gptwo.training import pieces as cutting
-from gptwo.training.encoding import Ids, available_cores, encode_in_order
+from gptwo.training.encoding import Ids, encode_in_order
 from gptwo.training.prepare_config import PrepareConfig
 from gptwo.training.prepared import DESCRIPTION, TOKENIZER, PreparedData, read_description
 from gptwo.training.sources import Inputs, describe, find_inputs
@@ -191,7 +192,7 @@ def _encode(
 
         split = Split(inputs.val_fraction, config.seed, before.split_end)
         work = units(inputs, split, before.position, anywhere=tokenizer.by_character)
-        workers = config.workers or (1 if small else available_cores())
+        workers = config.workers or (1 if small else available_cpus())
         saved = time.monotonic()
         try:
             for unit, ids in encode_in_order(work, tokenizer, out / TOKENIZER, workers):

@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from gptwo.errors import InvalidRequestError
-from gptwo.options import MOST_THREADS, check_options, finite, integer, option, refuse, refuse_unknown_names, text
+from gptwo.options import (
+    MOST_THREADS,
+    check_options,
+    finite,
+    integer,
+    option,
+    optional_text,
+    refuse,
+    refuse_unknown_names,
+    text,
+)
 
 LARGEST_BPE = 1_000_000  # the trainer sets memory aside for as many, found or not
 DEFAULT_VAL_FRACTION = 0.1
@@ -19,10 +29,6 @@ def _share(name: str, value: Any) -> float | None:
     if value is not None and (share is None or not 0.0 <= share < 1.0):
         refuse(name, value, "0 to below 1")
     return share
-
-
-def _optional_text(name: str, value: Any) -> str | None:
-    return None if value is None else text(name, value)
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:
@@ -45,9 +51,9 @@ class PrepareConfig:
     val_fraction: float | None = option(
         None, _share, "Share of the documents kept for validation, 0.1 unless a named set says otherwise."
     )
-    field: str | None = option(None, _optional_text, "The field of a record that holds its text; unless given, text.")
-    prompt_field: str | None = option(None, _optional_text, "The field with a prompt, which is read but not learned.")
-    completion_field: str | None = option(None, _optional_text, "The field with what follows the prompt.")
+    field: str | None = option(None, optional_text, "The field of a record that holds its text; unless given, text.")
+    prompt_field: str | None = option(None, optional_text, "The field with a prompt, which is read but not learned.")
+    completion_field: str | None = option(None, optional_text, "The field with what follows the prompt.")
     suffix: Sequence[str] = option((), _texts, "Which files of a directory are read, such as .py.")
     max_documents: int | None = option(None, integer(1, 2**62, optional=True), "Read no more documents than these.")
     shard_tokens: int = option(
