@@ -51,6 +51,16 @@ def sync_gradients_at_the_end(objective: nn.Module, last: bool) -> contextlib.Ab
     return contextlib.nullcontext()
 
 
+def part(objective: nn.Module) -> None:
+    """Take from DDP what holds the processes' group, so that the group can end. It computes nothing after that.
+
+    Whoever lets go of the group last waits for its threads. DDP's reducer would do that with Python's lock held, which
+    a thread that is just done with a gradient may need: both would wait for ever.
+    """
+    if isinstance(objective, DistributedDataParallel):
+        objective.logger = objective.reducer = None  # type: ignore[assignment]  # the logger holds the reducer too
+
+
 def whole_model(model: GPT2, config: TrainConfig, world: World) -> GPT2 | None:
     """The model with all of its weights: itself, or where it is sharded a copy on rank 0's CPU, and None elsewhere."""
     if not is_sharded(config, world):

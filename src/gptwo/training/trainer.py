@@ -27,7 +27,7 @@ from gptwo.training.loader import BatchLoader, validation_batches
 from gptwo.training.memory import kept_memory
 from gptwo.training.model_files import save_model
 from gptwo.training.optimizer import make_optimizers
-from gptwo.training.parallel import is_sharded, parallelize, whole_model
+from gptwo.training.parallel import is_sharded, parallelize, part, whole_model
 from gptwo.training.prepared import PreparedData
 from gptwo.training.report import StepReport, StopRun, TrainResult
 from gptwo.training.run_checkpoint import (
@@ -70,6 +70,7 @@ def train(data: Path, out: Path, config: TrainConfig, on_step: OnStep = lambda r
             torch.set_num_threads(config.threads)
         run = _Run(settings, world)
         with contextlib.ExitStack() as held:
+            held.callback(part, run.stepper.objective)
             if world.first:
                 held.enter_context(run_directory.only_one(out))
                 run_directory.remember_settings(settings)
