@@ -26,7 +26,7 @@ CONFIG = GPTConfig(vocab_size=11, n_positions=6, n_embd=4, n_layer=2, n_head=2, 
 
 WORKER = """
 import json, sys, time
-from gptwo.checkpoint import cached_models, load_checkpoint
+from gptwo.checkpoint import cached_models, load_checkpoint, resolve
 sleep = time.sleep
 for line in sys.stdin:
     arguments, answer = json.loads(line), {}
@@ -34,11 +34,16 @@ for line in sys.stdin:
     time.sleep = (lambda seconds: None) if arguments.pop("impatient", False) else sleep
     start = time.perf_counter()
     try:
-        checkpoint = load_checkpoint(**arguments)
-        answer["path"] = str(checkpoint.path)
-        answer["files"] = sorted(path.name for path in checkpoint.path.iterdir())
-        answer["first"] = float(checkpoint.tensors["wte.weight"].float32()[0, 0])
-        answer["tokenizer"] = checkpoint.tokenizer_path is not None
+        if arguments.get("weights") is False:
+            path = resolve(**arguments)
+        else:
+            checkpoint = load_checkpoint(**arguments)
+            path = checkpoint.path
+        answer["path"] = str(path)
+        answer["files"] = sorted(file.name for file in path.iterdir())
+        if arguments.get("weights") is not False:
+            answer["first"] = float(checkpoint.tensors["wte.weight"].float32()[0, 0])
+            answer["tokenizer"] = checkpoint.tokenizer_path is not None
     except Exception as error:
         answer["error"], answer["message"] = type(error).__name__, str(error)
     answer["seconds"] = time.perf_counter() - start

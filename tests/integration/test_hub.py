@@ -110,6 +110,25 @@ def test_a_download_takes_what_is_needed_once_and_later_needs_no_server(
     assert hub.requests == []
 
 
+def test_for_a_tokenizer_no_weights_are_fetched(
+    hub: Hub, files: dict[str, bytes], tmp_path: Path, online: Worker, cut_off: Worker
+) -> None:
+    hub.repositories[hub.name] = {"main": files}
+    tokenizer = ["config.json", "merges.txt", "tokenizer.json", "vocab.json"]
+    assert online.load(hub.name, weights=False)["files"] == tokenizer
+    assert sorted(hub.downloads()) == tokenizer
+    assert cut_off.load(hub.name, weights=False)["files"] == tokenizer
+    assert cut_off.load(hub.name)["error"] == "DownloadError"
+
+    whole = online.load(hub.name)
+    assert hub.downloads()[len(tokenizer) :] == ["model.safetensors"]
+
+    hub.repositories[hub.name] = {"main": repository_files(tmp_path, seed=1)}
+    newer = online.load(hub.name, weights=False)
+    assert newer["path"] != whole["path"]
+    assert cut_off.load(hub.name)["path"] == whole["path"]
+
+
 def test_offline_and_not_cached_is_said_at_once(hub: Hub, cut_off: Worker, forbidden: Worker) -> None:
     for without_network, reason in ((cut_off, "check the network"), (forbidden, "HF_HUB_OFFLINE forbids")):
         answer = without_network.load("gpt2-medium")

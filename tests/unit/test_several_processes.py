@@ -59,7 +59,13 @@ def read_state(out: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("size", "how", "optimizer"), [(2, "auto", "adamw"), (2, "ddp", "muon"), (2, "fsdp", "muon"), (4, "fsdp", "adamw")]
+    ("size", "how", "optimizer"),
+    [
+        (2, "auto", "adamw"),
+        (2, "ddp", "muon"),
+        (2, "fsdp", "muon"),
+        pytest.param(4, "fsdp", "adamw", marks=pytest.mark.slow),
+    ],
 )
 def test_several_processes_make_the_steps_of_one(
     size: int, how: str, optimizer: str, data: Path, tmp_path: Path, alone: Path
@@ -77,7 +83,7 @@ def test_several_processes_make_the_steps_of_one(
     assert results[0].resumed_from == 0
 
 
-@pytest.mark.parametrize("then", [1, 4])
+@pytest.mark.parametrize("then", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_what_two_shards_have_learnt_another_number_of_processes_goes_on_with(
     then: int, data: Path, tmp_path: Path, alone: Path
 ) -> None:
@@ -105,6 +111,7 @@ def test_shards_go_on_from_what_one_process_saved(data: Path, tmp_path: Path, al
     assert_same_figures(out, alone)
 
 
+@pytest.mark.slow
 def test_a_run_of_shards_that_is_stopped_ends_with_the_bits_of_one_that_is_not(data: Path, tmp_path: Path) -> None:
     settings = {**FOUR, "distributed": "fsdp", "optimizer": "muon"}
     run_of_several(2, data, tmp_path / "whole", settings)
@@ -127,6 +134,7 @@ def test_shards_train_with_other_settings_too(settings: dict[str, Any], data: Pa
     assert ("sample" in lines[-1]) == ("sample_every" in settings)
 
 
+@pytest.mark.slow
 def test_shards_learn_lora_as_one_process_does(tiny_checkpoint: Path, tmp_path: Path) -> None:
     data = make_data(tmp_path / "fitting", tokenizer=str(tiny_checkpoint))
     settings = {**FOUR, "init": str(tiny_checkpoint), "lora_rank": 2, "steps": 4, "eval_every": 2}

@@ -27,7 +27,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from gptwo.checkpoint.resolve import FoundModel, size_of
-from gptwo.checkpoint.tokenizer_files import TOKENIZER_FILES
+from gptwo.checkpoint.tokenizer_files import TOKENIZER_FILES, tokenizer_in
 from gptwo.checkpoint.transformers_format import CONFIG, WEIGHTS, read_index, weights_file
 from gptwo.config import GPTConfig
 from gptwo.errors import CheckpointError, ConfigError, DownloadError, GptwoError, ModelNotFoundError
@@ -47,29 +47,31 @@ FAILURES: Final[tuple[type[Exception], ...]] = (
 )
 
 
-def download(repository: str, *, revision: str | None, progress: bool, otherwise: str) -> Path:
+def download(repository: str, *, revision: str | None, progress: bool, otherwise: str, weights: bool = True) -> Path:
     """The directory of a repository's configuration, tokenizer and weights, fetched as far as they are not cached.
 
-    otherwise: says where else the name was looked for. Raises ModelNotFoundError, DownloadError, CheckpointError, or
-    ConfigError, which comes before the weights are fetched.
+    otherwise: says where else the name was looked for. weights: without them only the tokenizer is needed.
+
+    Raises ModelNotFoundError, DownloadError, CheckpointError, or ConfigError, which comes before the weights are
+    fetched.
     """
     source = _Source(repository, revision or _MAIN, otherwise)
     with quiet(bars=progress):
         try:
             info = HfApi().model_info(repository, revision=source.revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
         except FAILURES as error:
-            cached = _complete_snapshot(source)
+            cached = _complete_snapshot(source) if weights else _snapshot_with_tokenizer(source)
             if cached is not None and not isinstance(error, RevisionNotFoundError):
                 return cached
             raise source.failure(error) from error
         listing = {file.rfilename for file in info.siblings or ()}
-        if info.sha is None or CONFIG not in listing or not listing & set(WEIGHTS):
+        if info.sha is None or CONFIG not in listing or (weights and not listing & set(WEIGHTS)):
             raise CheckpointError(
                 f"repository {repository} on the hub holds no GPT-2 that gptwo reads: it lacks "
                 f"{CONFIG if CONFIG not in listing else 'every one of ' + ', '.join(WEIGHTS)}"
             )
         try:
-            return _fetch(source, info.sha, listing)
+            return (_fetch if weights else _fetch_tokenizer)(source, info.sha, listing)
         except GptwoError:
             raise
         except FAILURES as error:
@@ -116,29 +118,43 @@ class _Source:
 
 def _fetch(source: _Source, commit: str, listing: Collection[str]) -> Path:
     """Fetch what is needed of a commit, the configuration first and the weights last."""
-
-    def fetch(name: str, revision: str = commit) -> Path:
-        return Path(hf_hub_download(source.repository, name, revision=revision))
-
-    config = fetch(CONFIG)
+    config = _fetch_file(source, CONFIG, commit)
     try:
         GPTConfig.load(config)
     except ConfigError as error:
         raise ConfigError(f"repository {source.repository} on the hub: {error}") from error
-    for name in TOKENIZER_FILES:
-        if name in listing:
-            fetch(name)
+    _fetch_tokenizer_files(source, commit, listing)
     weights = next(name for name in WEIGHTS if name in listing)
-    file = fetch(weights)
+    file = _fetch_file(source, weights, commit)
     if weights.endswith(_INDEX):
         for shard in read_index(file):
             if shard not in listing:
                 raise CheckpointError(f"repository {source.repository} on the hub lacks {shard}, which {weights} lists")
-            fetch(shard)
+            _fetch_file(source, shard, commit)
     if source.revision != commit and _snapshot(source) != config.parent:
         # Only now does the cache learn that the revision is this commit: until here it offered the last whole one.
-        fetch(CONFIG, source.revision)
+        _fetch_file(source, CONFIG, source.revision)
     return config.parent
+
+
+def _fetch_tokenizer(source: _Source, commit: str, listing: Collection[str]) -> Path:
+    """Fetch the tokenizer of a commit, and the configuration, by which a directory is found in the cache."""
+    config = _fetch_file(source, CONFIG, commit)
+    _fetch_tokenizer_files(source, commit, listing)
+    if source.revision != commit and _snapshot(source) is None:
+        # An older commit that is whole stays the one that the cache offers.
+        _fetch_file(source, CONFIG, source.revision)
+    return config.parent
+
+
+def _fetch_tokenizer_files(source: _Source, commit: str, listing: Collection[str]) -> None:
+    for name in TOKENIZER_FILES:
+        if name in listing:
+            _fetch_file(source, name, commit)
+
+
+def _fetch_file(source: _Source, name: str, revision: str) -> Path:
+    return Path(hf_hub_download(source.repository, name, revision=revision))
 
 
 def _snapshot(source: _Source) -> Path | None:
@@ -150,6 +166,11 @@ def _snapshot(source: _Source) -> Path | None:
 def _complete_snapshot(source: _Source) -> Path | None:
     snapshot = _snapshot(source)
     return snapshot if snapshot is not None and _has_weights(snapshot) else None
+
+
+def _snapshot_with_tokenizer(source: _Source) -> Path | None:
+    snapshot = _snapshot(source)
+    return tokenizer_in(snapshot) if snapshot is not None else None
 
 
 def _has_weights(directory: Path) -> bool:

@@ -28,12 +28,15 @@ class FoundModel:
     """Of all its files, in bytes."""
 
 
-def resolve(name_or_path: str | Path, *, revision: str | None = None, progress: bool = False) -> Path:
+def resolve(
+    name_or_path: str | Path, *, revision: str | None = None, progress: bool = False, weights: bool = True
+) -> Path:
     """The path of a checkpoint, downloaded first if it is on the hub.
 
     name_or_path: the name of an embedded model, a file or directory, or a repository on the hub (`owner/name`, or
     the short name of a published model); a Path is only ever a path. revision: a branch, tag or commit on the hub.
-    progress: show a bar while downloading, if standard error is a terminal.
+    progress: show a bar while downloading, if standard error is a terminal. weights: without them, only what its
+    tokenizer needs is downloaded.
 
     Raises ModelNotFoundError if there is no such thing, DownloadError if the hub cannot say or deliver,
     InvalidRequestError for a revision of something that is not on the hub.
@@ -48,7 +51,7 @@ def resolve(name_or_path: str | Path, *, revision: str | None = None, progress: 
     from gptwo.checkpoint import hub  # takes a moment, and most loads need no hub
 
     repository = next((model.repository for model in PUBLISHED_MODELS if model.name == name), name)
-    return hub.download(repository, revision=revision, progress=progress, otherwise=not_here(name))
+    return hub.download(repository, revision=revision, progress=progress, otherwise=not_here(name), weights=weights)
 
 
 def find_here(name_or_path: str | Path) -> Path | None:

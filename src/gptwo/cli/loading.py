@@ -104,7 +104,7 @@ def load_tokenizer(options: dict[str, Any]) -> Tokenizer:
         return Tokenizer.load(options["tokenizer"])
     from gptwo.checkpoint import resolve
 
-    path = resolve(options["model"], revision=options["revision"], progress=True)
+    path = resolve(options["model"], revision=options["revision"], progress=True, weights=False)
     directory = path if path.is_dir() else path.parent
     if not Tokenizer.exists(directory):
         raise TokenizerError(f"model {options['model']} brings no tokenizer; name one with --tokenizer")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from typing import Any
 
 import torch
@@ -85,6 +86,8 @@ def _shard(objective: Objective, config: TrainConfig) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+    # A block returns its keys and values, views of one array, which nothing here changes in place.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
     kind = torch.device(config.device).type
     mesh = init_device_mesh(kind, (torch.distributed.get_world_size(),))
     bf16 = config.dtype == "bf16"

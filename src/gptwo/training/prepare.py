@@ -55,7 +55,7 @@ def prepare(
     """
     config = PrepareConfig(**options)
     inputs = find_inputs(texts, config, notice)
-    named = None if config.makes_tokenizer else Tokenizer.load(resolve(config.tokenizer, progress=True))
+    named = None if config.makes_tokenizer else Tokenizer.load(resolve(config.tokenizer, progress=True, weights=False))
     about = [describe(inputs), config.tokenizer if named is None else named.fingerprint, config.shard_tokens]
     about += [config.seed, cutting.PIECE_CHARACTERS, VERSION]
     key = hashlib.sha256(json.dumps(about).encode()).hexdigest()

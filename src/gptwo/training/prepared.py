@@ -55,7 +55,7 @@ class PreparedData:
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
             raise _broken(directory) from error
         own = Tokenizer.load(directory / TOKENIZER)
-        if tokenizer is not None and Tokenizer.load(resolve(tokenizer)).fingerprint != own.fingerprint:
+        if tokenizer is not None and Tokenizer.load(resolve(tokenizer, weights=False)).fingerprint != own.fingerprint:
             raise DataError(f"{directory}: was not made with the tokenizer {tokenizer}, but with its own")
         train, val = (
             TokenData.open([directory / name for name in part], end_of_text_id=own.end_of_text_id) for part in names
@@ -99,7 +99,7 @@ def _load_foreign(directory: Path, name: str | None) -> PreparedData | None:
         tokenizer = characters_of_meta(directory / META)
     else:
         try:
-            tokenizer = Tokenizer.load(resolve("gpt2" if name is None else name, progress=True))
+            tokenizer = Tokenizer.load(resolve("gpt2" if name is None else name, progress=True, weights=False))
         except (DownloadError, ModelNotFoundError) as error:
             if name is not None:
                 raise
