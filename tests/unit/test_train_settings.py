@@ -12,7 +12,7 @@ import pytest
 import gptwo.training.trainer
 from gptwo.cli import main
 from gptwo.errors import InvalidRequestError
-from gptwo.training.config import TrainConfig
+from gptwo.training.config import OTHER_NAMES, TrainConfig
 from gptwo.training.config_file import RunSettings, read_config, resolve, to_toml
 from gptwo.training.report import TrainResult
 
@@ -91,7 +91,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[RunSettings]:
 
     def train(data: Path, out: Path, config: TrainConfig, on_step: Any) -> TrainResult:
         found.append(RunSettings(data, out, config))
-        return TrainResult(out / "model", config.steps, None, None, 0)
+        return TrainResult(out / "model", config.steps, None, None, None, 0)
 
     monkeypatch.setattr(gptwo.training.trainer, "train", train)
     return found
@@ -162,7 +162,7 @@ def test_what_differs_from_the_defaults_is_written_first() -> None:
     ("content", "message"),
     [
         ("stpes = 5", "run.toml: no setting 'stpes'; did you mean 'steps'?"),
-        ("[model]\nn_layer = 2", "run.toml: no setting 'model'; known names: "),
+        ("[model]\nn_layer = 2", "run.toml: [model] is a table, and settings stand outside"),
         ("steps = 0", "run.toml: steps is 0, expected an integer from 1"),
         ('steps = "5"', "run.toml: steps is '5', expected an integer"),
         ("compile = 1", "run.toml: compile is 1, expected true or false"),
@@ -212,3 +212,30 @@ def test_settings_that_cannot_be_are_refused_by_name(values: dict[str, Any], par
     with pytest.raises(InvalidRequestError) as caught:
         TrainConfig(**values)
     assert caught.value.param == param
+
+
+def test_a_run_goes_on_by_its_directory_alone(tmp_path: Path, told: list[RunSettings]) -> None:
+    settings = RunSettings(Path("some data"), tmp_path, TrainConfig(**SCRATCH))
+    (tmp_path / "train.toml").write_text(to_toml(settings), encoding="utf-8")
+    assert main(["train", "--out", str(tmp_path), "--threads", "1"]) == 0
+    assert told == [dataclasses.replace(settings, config=dataclasses.replace(settings.config, threads=1))]
+
+
+def test_names_of_other_trainers_are_told_by_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    known = {"data", "out", *(field.name for field in dataclasses.fields(TrainConfig))}
+    assert set(OTHER_NAMES.values()) <= known
+    assert not OTHER_NAMES.keys() & known
+    assert main(["train", "--max-iters", "5"]) == 2
+    assert "No such option: --max-iters; it is called --steps here" in capsys.readouterr().err
+    assert main(["train", "--stepz", "5"]) == 2
+    assert "--steps" in capsys.readouterr().err
+    with pytest.raises(InvalidRequestError, match="no setting 'learning_rate'; it is called 'lr' here"):
+        read_config(written(tmp_path, {"learning_rate": 1}))
+    (tmp_path / "run.toml").write_text("[model]\nn_layer = 2\n")
+    with pytest.raises(InvalidRequestError, match=r"\[model\] is a table, and settings stand outside of all tables"):
+        read_config(tmp_path / "run.toml")
+
+
+@pytest.mark.parametrize(("steps", "given", "warmup"), [(5000, None, 100), (40, None, 4), (3, None, 0), (3, 100, 100)])
+def test_the_warm_up_is_a_tenth_of_a_short_run(steps: int, given: int | None, warmup: int) -> None:
+    assert TrainConfig(steps=steps, warmup_steps=given).warmup == warmup

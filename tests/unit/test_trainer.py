@@ -55,6 +55,7 @@ def test_each_step_has_a_line_of_metrics_and_is_told_of(data: Path, tmp_path: Pa
     assert result == TrainResult(
         model=tmp_path / "run" / "model",
         steps=12,
+        start_val_loss=None,
         best_val_loss=best["val_loss"],
         best_val_nats_per_character=best["val_loss"] * header.count / header.characters,
         resumed_from=0,

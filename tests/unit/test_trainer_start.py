@@ -39,6 +39,50 @@ def test_other_settings_on_a_run_that_exists_are_refused_by_name(
     assert_same_run(out, whole)
 
 
+@pytest.mark.parametrize("schedule", [{"schedule": "constant"}, {"schedule": "wsd", "decay_fraction": 0.25}])
+def test_a_run_can_be_made_longer_where_no_rate_of_its_steps_hangs_on_that(
+    schedule: dict[str, Any], data: Path, tmp_path: Path
+) -> None:
+    run(data, tmp_path / "at once", steps=12, **schedule)
+    with pytest.raises(StopError):
+        run(data, tmp_path / "longer", stop_at(6), steps=8, **schedule)
+    assert run(data, tmp_path / "longer", steps=12, **schedule).resumed_from == 6
+    assert_same_run(tmp_path / "longer", tmp_path / "at once")
+    with pytest.raises(TrainingError, match="has made 12 steps already, more than the 11 asked for"):
+        run(data, tmp_path / "longer", steps=11, **schedule)
+
+
+def test_a_longer_run_after_the_decay_is_refused_with_the_way_out(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(data, out, steps=8, schedule="wsd", decay_fraction=0.5)
+    with pytest.raises(TrainingError, match=r"start another run from its model with --init .*model"):
+        run(data, out, steps=12, schedule="wsd", decay_fraction=0.5)
+    assert "steps = 8" in (out / "train.toml").read_text()
+
+
+def test_more_patience_goes_on_where_less_had_ended(data: Path, tmp_path: Path) -> None:
+    settings = {"eval_every": 1, "lr": 1e-9, "dropout": 0.0, "steps": 30, "schedule": "constant"}
+    ended = run(data, tmp_path / "run", patience=1, **settings).steps
+    assert ended < 30
+    assert run(data, tmp_path / "run", patience=0, **settings).resumed_from == ended
+
+
+def test_a_model_to_start_from_is_evaluated_before_the_first_step(whole: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(StopError):
+        from_model(whole / "model", data, out, stop_at(2), lr=10.0, grad_clip=0.0, warmup_steps=0)
+    result = from_model(whole / "model", data, out, lr=10.0, grad_clip=0.0, warmup_steps=0)
+    first, second = (json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()[:2])
+    assert first == {"step": 0, "val_loss": result.start_val_loss}
+    assert second["step"] == 1
+    best = min(json.loads(line).get("val_loss", 99.0) for line in (whole / "metrics.jsonl").read_text().splitlines())
+    assert result.start_val_loss == pytest.approx(best, abs=1e-5)
+    assert result.best_val_loss == result.start_val_loss  # such a rate makes nothing better
+    before, after = (load_checkpoint(path / "model").tensors["wte.weight"].float32() for path in (whole, out))
+    assert np.array_equal(before, after)
+    assert f"validation loss before | {best:.4f}" in (out / "model" / "README.md").read_text()
+
+
 @pytest.mark.parametrize("characters", [3500, 3999])  # of which the second changes the validation data alone
 def test_other_data_on_a_run_that_exists_is_refused(characters: int, tmp_path: Path, whole: Path) -> None:
     out = tmp_path / "run"

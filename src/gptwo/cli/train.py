@@ -15,8 +15,9 @@ from gptwo.cli.loading import as_path
 from gptwo.cli.parameters import SectionedCommand, given, parameters_of
 from gptwo.cli.terminal import write
 from gptwo.errors import InvalidRequestError, MissingDependencyError
-from gptwo.training.config import TrainConfig
+from gptwo.training.config import OTHER_NAMES, TrainConfig
 from gptwo.training.config_file import PLACES, resolve
+from gptwo.training.run_directory import SETTINGS as SETTINGS_FILE
 
 if TYPE_CHECKING:
     from gptwo.training.report import TrainResult
@@ -29,16 +30,31 @@ OPTIONS: list[click.Parameter] = [
 SETTINGS = parameters_of(TrainConfig)
 
 
+class _Command(SectionedCommand):
+    """It knows what other trainers call its options."""
+
+    def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
+        """As click does, with the name here for one from elsewhere."""
+        try:
+            return super().parse_args(context, arguments)
+        except click.NoSuchOption as error:
+            here = OTHER_NAMES.get(error.option_name.lstrip("-").replace("-", "_"))
+            if here is None:
+                raise
+            name = "--" + here.replace("_", "-")
+            raise click.UsageError(f"No such option: {error.option_name}; it is called {name} here", context) from error
+
+
 @click.command(
-    cls=SectionedCommand,
+    cls=_Command,
     params=[*OPTIONS, *(parameter.option("Settings", both_ways=True) for parameter in SETTINGS.values())],
 )
 def command(config: str | None, **_: Any) -> None:
     """Train a model on prepared data, or go on with the run in RUN.
 
-    The same command started again goes on from the newest complete checkpoint. Ctrl-C ends the run after the step at
-    hand, which is saved; a second one ends it at once. The result, with the lowest validation loss, lies in
-    RUN/model as a directory that gptwo and transformers load; RUN/metrics.jsonl has a line for each step, and
+    The same command started again, or just --out RUN, goes on from the newest complete checkpoint. Ctrl-C ends the run
+    after the step at hand, which is saved; a second one ends it at once. The result, with the lowest validation loss,
+    lies in RUN/model as a directory that gptwo and transformers load; RUN/metrics.jsonl has a line for each step, and
     RUN/train.toml the settings. Several processes: torchrun -m gptwo train ...
     """
     alone = os.environ.get("WORLD_SIZE", "1") == "1"
@@ -46,8 +62,11 @@ def command(config: str | None, **_: Any) -> None:
     context = click.get_current_context()
     told = given(context, {*SETTINGS, *PLACES})
     told |= {name: as_path(told[name]) for name in PLACES if name in told}
+    file = None if config is None else as_path(config)
+    if file is None and "data" not in told and "out" in told and (told["out"] / SETTINGS_FILE).is_file():
+        file = told["out"] / SETTINGS_FILE  # a run that is there goes on by its name alone
     try:
-        settings = resolve(None if config is None else as_path(config), told)
+        settings = resolve(file, told)
     except InvalidRequestError as error:
         if not shows:
             raise click.exceptions.Exit(2) from error
@@ -89,6 +108,8 @@ def _tell(result: TrainResult, config: TrainConfig) -> None:
         write(f"went on from step {result.resumed_from:,}\n")
     if result.steps < config.steps:
         write(f"ended with step {result.steps:,}: {config.patience} evaluations without a lower validation loss\n")
+    if result.start_val_loss is not None:
+        write(f"validation loss before the first step {result.start_val_loss:.4f} nats per token\n")
     if result.best_val_loss is not None:
         write(f"best validation loss {nats(result.best_val_loss, result.best_val_nats_per_character)}\n")
     write(f"model in {result.model}\n")

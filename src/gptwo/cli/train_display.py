@@ -48,13 +48,10 @@ class Display:
         if self._quiet:
             return
         self._bar(report)
-        if is_terminal(sys.stderr):
-            if report.val_loss is not None:
-                self.note(
-                    f"step {report.step:,}: validation loss {nats(report.val_loss, report.val_nats_per_character)}"
-                )
-            if report.sample is not None:
-                self.note(f"step {report.step:,} writes:\n{visible(report.sample)}\n")
+        if report.val_loss is not None:
+            self.note(f"step {report.step:,}: validation loss {nats(report.val_loss, report.val_nats_per_character)}")
+        if report.sample is not None:
+            self.note(f"step {report.step:,} writes:\n{visible(report.sample)}\n")
         if report.val_loss is not None and time.monotonic() - self._drawn > REDRAWN:
             self._draw()
 
@@ -68,7 +65,9 @@ class Display:
         if self._shown is None:  # not before: fetching a model to start from shows a bar of its own
             self._peak = self._measured_peak() if is_terminal(sys.stderr) else None
             self._shown = self._stack.enter_context(bar("training"))
-        words = f"loss {report.loss:.3f}  {report.tokens_per_second:,.0f} tokens/s"
+        words = (
+            f"step {report.step:,}/{config.steps:,}  loss {report.loss:.3f}  {report.tokens_per_second:,.0f} tokens/s"
+        )
         if self._peak:
             words += f"  {report.flops_per_second / self._peak:.0%} of peak"
         self._shown(report.step / config.steps, words)

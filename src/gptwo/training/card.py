@@ -41,11 +41,12 @@ def model_card(
     out: Path,
     step: int,
     seconds: float,
+    start_val_loss: float | None,
     val_loss: float | None,
     val_nats_per_character: float | None,
 ) -> str:
     """Markdown with the front matter that model hubs read."""
-    names = ", ".join(data.texts)
+    names, minutes = ", ".join(data.texts), round(seconds / 60)
     train, val = data.train, data.val
     lines = [
         f"# GPT-2, {shape.parameter_count:,} parameters, trained on {names}",
@@ -60,8 +61,10 @@ def model_card(
         f"| steps | {step} of {config.steps}{', the best by validation loss' if val_loss is not None else ''}, "
         f"{config.batch_size * config.grad_accumulation * config.block_size:,} tokens each |",
         f"| seed | {config.seed} |",
-        f"| time | {seconds / 60:.0f} minutes, {os.cpu_count()} cores, {config.device} |",
+        f"| time | {minutes} minute{'' if minutes == 1 else 's'}, {os.cpu_count()} cores, {config.device} |",
     ]
+    if start_val_loss is not None:
+        lines.append(f"| validation loss before | {start_val_loss:.4f} nats per token |")
     if val_loss is not None:
         lines.append(
             f"| validation loss | {val_loss:.4f} nats per token"

@@ -26,8 +26,30 @@ LORA_TARGETS = ("c_attn", "c_proj", "c_fc")
 # (but for rounding).
 CHANGEABLE = frozenset(
     {"device", "threads", "distributed", "compile", "activation_checkpointing", "save_every", "keep"}
-    | {"sample_every", "sample_prompt", "tensorboard"}
+    | {"sample_every", "sample_prompt", "tensorboard", "eval_every", "patience"}
 )
+
+# What other trainers call a setting, for a hint.
+OTHER_NAMES = {
+    "max_iters": "steps",
+    "max_steps": "steps",
+    "learning_rate": "lr",
+    "learning_rate_decay": "schedule",
+    "lr_scheduler_type": "schedule",
+    "warmup_iters": "warmup_steps",
+    "gradient_accumulation_steps": "grad_accumulation",
+    "per_device_train_batch_size": "batch_size",
+    "max_grad_norm": "grad_clip",
+    "eval_interval": "eval_every",
+    "eval_steps": "eval_every",
+    "save_steps": "save_every",
+    "save_total_limit": "keep",
+    "out_dir": "out",
+    "output_dir": "out",
+    "dataset": "data",
+    "init_from": "init",
+    "lora_r": "lora_rank",
+}
 
 
 def _any_text(name: str, value: Any) -> str:
@@ -91,7 +113,11 @@ class TrainConfig:
         choice("cosine", "linear", "wsd", "constant"),
         "How the learning rate goes on after the warm-up; wsd is stable, then falls.",
     )
-    warmup_steps: int = option(100, integer(0), "Steps over which the learning rate rises.")
+    warmup_steps: int | None = option(
+        None,
+        integer(0, optional=True),
+        "Steps over which the learning rate rises; none is a tenth of all, at most 100.",
+    )
     decay_fraction: float = option(
         0.2, number(0.0, 1.0), "Share of the steps, at the end, in which wsd's learning rate falls."
     )
@@ -148,6 +174,11 @@ class TrainConfig:
             raise InvalidRequestError("lora_rank is for a model that has learnt; name one with init", "lora_rank")
         if self.lora_rank and self.optimizer == "muon":
             raise InvalidRequestError("optimizer 'muon' is not for LoRA, whose matrices are AdamW's", "optimizer")
+
+    @property
+    def warmup(self) -> int:
+        """The steps over which the learning rate rises."""
+        return min(100, self.steps // 10) if self.warmup_steps is None else self.warmup_steps
 
     @property
     def final_lr(self) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gptwo.errors import InvalidRequestError, nearest_name, one_line
-from gptwo.training.config import TrainConfig
+from gptwo.training.config import OTHER_NAMES, TrainConfig
 
 PLACES = {"data": "what `gptwo prepare` made", "out": "where the run lives"}
 
@@ -38,8 +38,13 @@ def read_config(path: Path) -> dict[str, Any]:
         raise InvalidRequestError(f"{path}: is no TOML ({one_line(error)})") from error
     known = [*PLACES, *(field.name for field in dataclasses.fields(TrainConfig))]
     for name, value in values.items():
+        if isinstance(value, dict):
+            raise InvalidRequestError(
+                f"{path}: [{name[:60]}] is a table, and settings stand outside of all tables", name
+            )
         if name not in known:
-            raise InvalidRequestError(f"{path}: no setting {name[:60]!r}{nearest_name(name, known)}", name)
+            near = f"; it is called {OTHER_NAMES[name]!r} here" if name in OTHER_NAMES else nearest_name(name, known)
+            raise InvalidRequestError(f"{path}: no setting {name[:60]!r}{near}", name)
         if name in PLACES and (not isinstance(value, str) or not value):
             raise InvalidRequestError(f"{path}: {name} is no path", name)
     return values

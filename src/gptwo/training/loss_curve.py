@@ -29,9 +29,10 @@ def draw_loss_curve(out: Path) -> Path | None:
 
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells of the fonts that it finds the first time
     lines = _lines(out / METRICS)
-    if not lines:
+    made = [line for line in lines if "loss" in line]  # all but a model's that was evaluated before the first step
+    if not made:
         return None
-    steps, losses = _means([line["step"] for line in lines], [line["loss"] for line in lines])
+    steps, losses = _means([line["step"] for line in made], [line["loss"] for line in made])
     validated = [(line["step"], line["val_loss"]) for line in lines if "val_loss" in line]
     with matplotlib.rc_context({"font.family": ["DejaVu Sans"], "font.size": 10}):
         figure = Figure(figsize=(8, 4.5), dpi=150, facecolor="white", layout="tight")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gptwo.checkpoint import save_checkpoint
+from gptwo.checkpoint import find_here, save_checkpoint
 from gptwo.checkpoint.safetensors_file import write_safetensors
 from gptwo.errors import TrainingError
 from gptwo.files import replace_file
@@ -35,6 +35,7 @@ def save_model(model: GPT2, directory: Path, tokenizer: Tokenizer, config: Train
 
 def _save_adapter(model: GPT2, directory: Path, config: TrainConfig) -> None:
     """Write what LoRA has learnt as PEFT reads it, where A is (r, in) and B (out, r)."""
+    here = find_here(config.init)
     arrays = {}
     for name, tensor in lora_state_dict(model).items():
         layer, _, kind = name.rpartition(".lora_")
@@ -43,7 +44,7 @@ def _save_adapter(model: GPT2, directory: Path, config: TrainConfig) -> None:
     settings = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": config.init,
+        "base_model_name_or_path": config.init if here is None else str(here.resolve()),
         "r": config.lora_rank,
         "lora_alpha": config.lora_alpha,
         "lora_dropout": config.lora_dropout,

@@ -41,6 +41,8 @@ class TrainResult:
     """The transformers directory: the weights with the lowest validation loss, or the last without such data."""
     steps: int
     """Fewer than were asked for if the validation loss had stopped falling (`patience`)."""
+    start_val_loss: float | None
+    """That of the model which the run started from, if it was another's."""
     best_val_loss: float | None
     best_val_nats_per_character: float | None
     resumed_from: int

@@ -44,6 +44,8 @@ class Progress:
     batches: int = 0
     """Batches that were read: where the loader goes on."""
     seconds: float = 0.0
+    start: float | None = None
+    """Validation loss of the model that the run started from, if it was another's."""
     best: float | None = None
     """Lowest validation loss."""
     best_step: int | None = None

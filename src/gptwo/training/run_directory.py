@@ -15,6 +15,7 @@ from gptwo.errors import InvalidRequestError, TrainingError
 from gptwo.files import only_holder, replace_file
 from gptwo.training.config import CHANGEABLE
 from gptwo.training.config_file import RunSettings, resolve, to_toml
+from gptwo.training.schedule import same_rates
 
 SETTINGS = "train.toml"
 METRICS = "metrics.jsonl"
@@ -37,17 +38,18 @@ def only_one(out: Path) -> Iterator[None]:
         yield
 
 
-def remember_settings(settings: RunSettings) -> None:
+def remember_settings(settings: RunSettings, steps_made: Callable[[], int]) -> None:
     """Write the settings of a run beside it, as a file that `--config` takes, or hold them against what is there.
 
-    What was written before a setting existed has its default. Raises TrainingError, naming the setting, if one differs
-    that a run cannot change (see CHANGEABLE).
+    steps_made: how many the run has in its newest checkpoint. What was written before a setting existed has its
+    default. Raises TrainingError, naming the setting, if one differs that a run cannot change (see CHANGEABLE).
     """
     path = settings.out / SETTINGS
     try:
         if path.exists():
             before = resolve(path, {})
             _check_same(before, settings)
+            _check_steps(before, settings, steps_made)
             if before.config == settings.config:
                 return
         with replace_file(path) as file:
@@ -61,11 +63,27 @@ def remember_settings(settings: RunSettings) -> None:
 def _check_same(before: RunSettings, now: RunSettings) -> None:
     old, new = before.config.to_dict(), now.config.to_dict()
     for name in new:
-        if old[name] != new[name] and name not in CHANGEABLE:
+        if old[name] != new[name] and name not in CHANGEABLE | {"steps"}:
             raise TrainingError(
                 f"{now.out} was started with {name} {old[name]!r}, not {new[name]!r}; give the same settings to go on, "
                 "or another --out to start afresh"
             )
+
+
+def _check_steps(before: RunSettings, now: RunSettings, steps_made: Callable[[], int]) -> None:
+    """A run may become longer or shorter as long as no step that was made would have had another learning rate."""
+    if before.config.steps == now.config.steps:
+        return
+    made = steps_made()
+    if now.config.steps < made:
+        raise TrainingError(f"{now.out} has made {made:,} steps already, more than the {now.config.steps:,} asked for")
+    if not same_rates(before.config, now.config, made):
+        raise TrainingError(
+            f"{now.out} was started with steps {before.config.steps}, not {now.config.steps}; the learning rate of the "
+            f"{made:,} steps that were made hangs on that (with schedule 'constant', or 'wsd' before its decay, it "
+            "would not); give the same number to go on, or start another run from its model with --init "
+            f"{now.out / MODEL}"
+        )
 
 
 def check_same_data(out: Path, before: Mapping[str, str], now: Mapping[str, str]) -> None:
@@ -97,7 +115,7 @@ def clear_leftovers(out: Path) -> None:
 
 @contextlib.contextmanager
 def metrics(out: Path, first: int) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """A writer of one line of JSON for each step; the lines of steps after `first`, which are made again, go.
+    """A writer of lines of JSON, one for each step; those of steps after `first`, which are made again, go.
 
     Raises TrainingError if the file cannot be written.
     """
@@ -105,7 +123,7 @@ def metrics(out: Path, first: int) -> Iterator[Callable[[Mapping[str, Any]], Non
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
         with replace_file(path) as file:
-            file.write("".join(line + "\n" for line in lines if _step_of(line) <= first).encode())
+            file.write("".join(line + "\n" for line in lines if first and _step_of(line) <= first).encode())
         stream = path.open("a", encoding="utf-8")
     except OSError as error:
         raise TrainingError(f"{path}: cannot be read or written ({error.strerror})") from error

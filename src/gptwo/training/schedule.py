@@ -8,7 +8,7 @@ from gptwo.training.config import TrainConfig
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """The rate of step `step` (from 0): a line up over `warmup_steps` to `lr`, and then what `schedule` names.
+    """The rate of step `step` (from 0): a line up over `warmup` steps to `lr`, and then what `schedule` names.
 
     cosine: half a cosine down to `final_lr`; Loshchilov and Hutter 2017, equation 5, with one cycle.
     linear: a line down to `final_lr`.
@@ -16,13 +16,18 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     al. 2024 (MiniCPM), section 4. Until the decay begins, nothing hangs on how many steps there will be.
     constant: `lr`.
     """
-    if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
     if config.schedule == "constant":
         return config.lr
-    first = config.warmup_steps
+    first = config.warmup
     if config.schedule == "wsd":
         first = max(first, config.steps - round(config.decay_fraction * config.steps))
     share = min(1.0, max(0, step - first) / max(1, config.steps - first))
     left = 0.5 * (1.0 + math.cos(math.pi * share)) if config.schedule == "cosine" else 1.0 - share
     return config.final_lr + (config.lr - config.final_lr) * left
+
+
+def same_rates(one: TrainConfig, other: TrainConfig, steps: int) -> bool:
+    """Whether the first `steps` steps of two runs have the same learning rates."""
+    return all(learning_rate(step, one) == learning_rate(step, other) for step in range(steps))

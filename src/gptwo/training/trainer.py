@@ -8,6 +8,7 @@ nothing but the weights, the optimizers' state and the step's number.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ from gptwo.training.prepared import PreparedData
 from gptwo.training.report import StepReport, StopRun, TrainResult
 from gptwo.training.run_checkpoint import (
     Progress,
+    RunCheckpoint,
     newest_run_checkpoint,
     run_checkpoints,
     save_run_checkpoint,
@@ -48,7 +50,7 @@ from gptwo.training.world import World, open_world
 OnStep = Callable[[StepReport], None]
 
 
-def train(data: Path, out: Path, config: TrainConfig, on_step: OnStep = lambda report: None) -> TrainResult:
+def train(data: Path | str, out: Path | str, config: TrainConfig, on_step: OnStep = lambda report: None) -> TrainResult:
     """Train on what `gptwo prepare` left in `data`, and leave the model in `out/model`.
 
     Goes on from the newest checkpoint in `out`, if there is one. `on_step` is told of each step, in each process if
@@ -59,7 +61,8 @@ def train(data: Path, out: Path, config: TrainConfig, on_step: OnStep = lambda r
     InvalidRequestError for a device that is not there or a prompt for samples that is too long,
     MissingDependencyError without what TensorBoard needs, and NumericalError if the loss is no longer a number.
     """
-    settings = RunSettings(data, out, config)
+    settings = RunSettings(Path(data), Path(out), config)
+    out = settings.out
     with _enough_memory(), open_world(config.device) as world:
         if config.grad_accumulation % world.size:
             raise TrainingError(
@@ -73,7 +76,7 @@ def train(data: Path, out: Path, config: TrainConfig, on_step: OnStep = lambda r
             held.callback(part, run.stepper.objective)
             if world.first:
                 held.enter_context(run_directory.only_one(out))
-                run_directory.remember_settings(settings)
+                run_directory.remember_settings(settings, lambda: run.steps_made)
                 run_directory.clear_leftovers(out)
                 check_replaceable(out / run_directory.MODEL)  # now, not after the first steps
             world.wait()
@@ -111,11 +114,15 @@ class _Run:
         self._resume()
         first = self.progress.step
         if first < self.config.steps and not self.progress.ended:
+            if first == 0 and self.config.init != "scratch" and len(self.data.val) > 1:
+                self._evaluate()
             with contextlib.ExitStack() as held:
                 write: list[Callable[[StepReport], None]] = []
                 if self.world.first:
                     lines = held.enter_context(run_directory.metrics(self.out, first))
                     write.append(lambda report: lines(report.to_dict()))
+                    if first == 0 and self.progress.start is not None:
+                        lines({"step": 0, "val_loss": self.progress.start})
                     if self.config.tensorboard:
                         write.append(held.enter_context(tensorboard(self.out, first)))
                 self._steps(write, on_step, held)
@@ -124,6 +131,7 @@ class _Run:
         return TrainResult(
             model=self.out / run_directory.MODEL,
             steps=self.progress.step,
+            start_val_loss=self.progress.start,
             best_val_loss=self.progress.best,
             best_val_nats_per_character=self._per_character(self.progress.best),
             resumed_from=first,
@@ -193,6 +201,8 @@ class _Run:
             return None, False
         if not math.isfinite(loss):
             raise self._diverged(f"the validation loss is {loss}", progress.step)
+        if progress.step == 0:
+            progress = replace(progress, start=loss)
         better = progress.best is None or loss < progress.best
         if better:
             self.progress = replace(progress, best=loss, best_step=progress.step, waited=0)
@@ -224,11 +234,19 @@ class _Run:
         if stop:
             raise StopRun(report.step)
 
+    @functools.cached_property
+    def _newest(self) -> RunCheckpoint | None:
+        """What to go on from; known to the first process only."""
+        return newest_run_checkpoint(self.out / run_directory.CHECKPOINTS)
+
+    @property
+    def steps_made(self) -> int:
+        """Those of the newest checkpoint."""
+        return self._newest.progress.step if self._newest is not None else 0
+
     def _resume(self) -> None:
         """Load the newest checkpoint, if there is one."""
-        directory = self.out / run_directory.CHECKPOINTS
-        found = newest_run_checkpoint(directory) if self.world.first else None
-        checkpoint = self.world.from_first(found)
+        checkpoint = self.world.from_first(self._newest if self.world.first else None)
         if checkpoint is None:
             return
         run_directory.check_same_data(self.out, checkpoint.data, self._identity)
@@ -237,10 +255,11 @@ class _Run:
             load_run_state(self.model, self.optimizers, checkpoint.read(into))
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise TrainingError(
-                f"{directory}: its checkpoint of step {checkpoint.progress.step} is of another model; choose another "
-                "--out"
+                f"{self.out / run_directory.CHECKPOINTS}: its checkpoint of step {checkpoint.progress.step} is of "
+                "another model; choose another --out"
             ) from error
-        self.progress = checkpoint.progress
+        progress, patience = checkpoint.progress, self.config.patience
+        self.progress = replace(progress, ended=0 < patience <= progress.waited)  # the patience may be another now
 
     def _save(self) -> None:
         """A checkpoint; without validation data also the model, since then the last is the best that is known."""
@@ -271,6 +290,7 @@ class _Run:
             out=self.out,
             step=self.progress.step,
             seconds=self.progress.seconds,
+            start_val_loss=self.progress.start,
             val_loss=self.progress.best,
             val_nats_per_character=self._per_character(self.progress.best),
         )
