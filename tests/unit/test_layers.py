@@ -39,6 +39,7 @@ NEEDS_TORCH = {
     "model",
     "decoder.reference",
     "training.clipping",
+    "training.dropout",
     "training.fast_blocks",
     "training.gelu",
     "training.lora",

@@ -1,8 +1,8 @@
 """The blocks of `model.py` for training on a CPU: one autograd function each, with its backward pass written out.
 
-Autograd would keep 16 C numbers a position of each block for the backward pass; this keeps 10 C, and computes the two
-layer norms and the activation again, which costs next to nothing. With bf16 products the residual stream, the layer
-norms and all sums stay float32, and every array is cast once. Tested equal to the blocks themselves.
+Autograd would keep 16 C numbers a position of each block for the backward pass; this keeps 10 C, and makes the two
+layer norms, the activation and what is dropped again, which costs little. With bf16 products the residual stream, the
+layer norms and all sums stay float32, and every array is cast once. Tested equal to the blocks themselves.
 
 B batch, T positions, N = B·T, C width, H heads, D = C / H, F inner width of the MLP.
 Source: the chain rule; Ba et al. 2016 for the layer norm, Hendrycks and Gimpel 2016 for GELU.
@@ -18,17 +18,17 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from gptwo.model import GPT2, Block, Conv1D, document_mask, document_positions
+from gptwo.training.dropout import Dropout
 from gptwo.training.gelu import APPROXIMATE, gelu, gelu_and_gradient
 
 aten = torch.ops.aten
 
 
 def can_run(model: GPT2) -> bool:
-    """Whether `fast_body` can stand for the model's body: on a CPU, without dropout, LoRA or hooked modules."""
+    """Whether `fast_body` can stand for the model's body: on a CPU, without LoRA or hooked modules."""
     config = model.config
     return (
         model.wte.weight.device.type == "cpu"
-        and (not model.training or config.embd_pdrop == config.resid_pdrop == config.attn_pdrop == 0.0)
         and config.activation_function in APPROXIMATE
         and not (config.reorder_and_upcast_attn or model.activation_checkpointing)
         and not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
@@ -43,8 +43,9 @@ def can_run(model: GPT2) -> bool:
 def fast_body(model: GPT2, token_ids: Tensor, *, documents: Tensor | None = None, head_follows: bool = False) -> Tensor:
     """The last hidden states (B, T, C), those of `model.body(token_ids, documents=documents)`.
 
-    Matrix products are of autocast's dtype where it is on. head_follows: a tied head is used after this, and gives the
-    embedding a gradient (V, C) of its own, to which the few rows of this one can then be added.
+    Matrix products are of autocast's dtype where it is on. What is dropped in training mode follows from PyTorch's
+    generator, but is not what the model's own dropout would draw from it. head_follows: a tied head is used after this,
+    and gives the embedding a gradient (V, C) of its own, to which the few rows of this one can then be added.
     """
     batch, length = token_ids.shape
     if length > model.config.n_positions:
@@ -55,17 +56,29 @@ def fast_body(model: GPT2, token_ids: Tensor, *, documents: Tensor | None = None
         positions, mask = torch.arange(length), None
     else:
         positions, mask = document_positions(documents), document_mask(documents)
+    at_embedding, *at_blocks = _dropouts(model)
     with torch.autocast("cpu", enabled=False):
         x = F.embedding(token_ids, weight, sparse=head_follows and model.config.tie_word_embeddings)  # (B, T, C)
-        x = (x + model.wpe(positions)).flatten(0, 1)  # (N, C)
-        for block in _blocks(model):
-            values = batch, block.attn.heads, block.attn.scale, model.config, dtype
+        x = at_embedding(x + model.wpe(positions)).flatten(0, 1)  # (N, C)
+        for layer, block in enumerate(_blocks(model)):
+            dropouts = at_blocks[3 * layer : 3 * layer + 3]
+            values = batch, block.attn.heads, block.attn.scale, model.config, dtype, dropouts
             x = _Block.apply(x, mask, *values, *_weights(block))  # type: ignore[no-untyped-call]
         return model.ln_f(x).unflatten(0, (batch, length))  # type: ignore[no-any-return]
 
 
 def _blocks(model: GPT2) -> list[Block]:
     return [block for block in model.h if isinstance(block, Block)]
+
+
+def _dropouts(model: GPT2) -> list[Dropout]:
+    """At the embedding, then in each block: of the attention's weights, its result, and the MLP's result."""
+    config = model.config
+    probabilities = [config.embd_pdrop, *[config.attn_pdrop, config.resid_pdrop, config.resid_pdrop] * config.n_layer]
+    if not model.training or not any(probabilities):
+        return [Dropout(0.0, 0) for _ in probabilities]
+    seeds = torch.randint(2**63 - 1, (len(probabilities),)).tolist()
+    return [Dropout(probability, seed) for probability, seed in zip(probabilities, seeds, strict=True)]
 
 
 def _weights(block: Block) -> tuple[Tensor, ...]:
@@ -86,27 +99,30 @@ class _Block(torch.autograd.Function):
         scale: float,
         config: Any,
         dtype: torch.dtype,
+        dropouts: list[Dropout],
         *weights: Tensor,
     ) -> Tensor:
-        ctx.batch, ctx.heads, ctx.scale, ctx.dtype, ctx.mask = batch, heads, scale, dtype, mask
+        ctx.batch, ctx.heads, ctx.scale, ctx.dtype, ctx.mask, ctx.dropouts = batch, heads, scale, dtype, mask, dropouts
+        drop_weights, drop_attended, drop_result = dropouts
         ctx.gelu, epsilon, width = APPROXIMATE[config.activation_function], config.layer_norm_epsilon, [x.shape[1]]
         ln_1, ln_1_bias, attn, attn_bias, proj, proj_bias, ln_2, ln_2_bias, fc, fc_bias, out, out_bias = weights
         attn, proj, fc, out = (matrix.to(dtype) for matrix in (attn, proj, fc, out))
 
         n, mean_1, scale_1 = aten.native_layer_norm(x, width, ln_1, ln_1_bias, epsilon)
         qkv = torch.addmm(attn_bias.to(dtype), n.to(dtype), attn)  # (N, 3 C)
-        y, normaliser = aten._scaled_dot_product_flash_attention_for_cpu(
-            *_queries_keys_values(qkv, batch, heads),
-            is_causal=mask is None,
-            attn_mask=_additive(mask, dtype),
-            scale=scale,
-        )  # (B, H, T, D), with T before H in memory
-        middle = torch.addmm(proj_bias.to(dtype), _merge_heads(y), proj)  # (N, C)
+        heads_of = _queries_keys_values(qkv, batch, heads)
+        if drop_weights.probability:
+            y, normaliser = _attend(*heads_of, mask, scale, drop_weights), None
+        else:
+            y, normaliser = aten._scaled_dot_product_flash_attention_for_cpu(
+                *heads_of, is_causal=mask is None, attn_mask=_additive(mask, dtype), scale=scale
+            )  # (B, H, T, D), with T before H in memory
+        middle = drop_attended(torch.addmm(proj_bias.to(dtype), _merge_heads(y), proj))  # (N, C)
         middle = middle.add_(x) if middle.dtype == x.dtype else x + middle
 
         n, mean_2, scale_2 = aten.native_layer_norm(middle, width, ln_2, ln_2_bias, epsilon)
         u = torch.addmm(fc_bias.to(dtype), n.to(dtype), fc)  # (N, F)
-        result = torch.addmm(out_bias.to(dtype), gelu(u, ctx.gelu), out)  # (N, C)
+        result = drop_result(torch.addmm(out_bias.to(dtype), gelu(u, ctx.gelu), out))  # (N, C)
         ctx.save_for_backward(
             x, mean_1, scale_1, qkv, y, normaliser, middle, mean_2, scale_2, u, attn, proj, fc, out,
             ln_1, ln_1_bias, ln_2, ln_2_bias,
@@ -121,14 +137,16 @@ class _Block(torch.autograd.Function):
             ln_1, ln_1_bias, ln_2, ln_2_bias,
         ) = ctx.saved_tensors  # fmt: skip
         dtype, width = ctx.dtype, [x.shape[1]]
+        drop_weights, drop_attended, drop_result = ctx.dropouts
         all_three = [True, True, True]
 
         # The MLP.
-        g = grad.to(dtype)  # (N, C)
+        grad_result = drop_result(grad)
+        g = grad_result.to(dtype)  # (N, C)
         grad_u = g @ out.t()  # (N, F), of the activation at first
         activated = gelu_and_gradient(u, grad_u, ctx.gelu)  # (N, F)
-        grad_out, grad_out_bias = activated.t() @ g, grad.sum(0)
-        del activated
+        grad_out, grad_out_bias = activated.t() @ g, grad_result.sum(0)
+        del activated, grad_result
         n = _normalised(middle, mean_2, scale_2, ln_2, ln_2_bias).to(dtype)  # (N, C)
         grad_fc, grad_fc_bias = n.t() @ grad_u, grad_u.sum(0, dtype=x.dtype)
         grad_n = (grad_u @ fc.t()).to(x.dtype)  # (N, C)
@@ -139,13 +157,19 @@ class _Block(torch.autograd.Function):
         grad_middle.add_(grad)  # what went around the MLP
 
         # The attention.
-        g = grad_middle.to(dtype)  # (N, C)
-        grad_proj, grad_proj_bias = _merge_heads(y).t() @ g, grad_middle.sum(0)
+        grad_attended = drop_attended(grad_middle)
+        g = grad_attended.to(dtype)  # (N, C)
+        grad_proj, grad_proj_bias = _merge_heads(y).t() @ g, grad_attended.sum(0)
+        del grad_attended
         grad_y = _split_heads(g @ proj.t(), ctx.batch, ctx.heads)  # (B, H, T, D)
-        grads = aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            grad_y, *_queries_keys_values(qkv, ctx.batch, ctx.heads), y, normaliser, 0.0, ctx.mask is None,
-            attn_mask=_additive(ctx.mask, dtype), scale=ctx.scale,
-        )  # fmt: skip
+        heads_of = _queries_keys_values(qkv, ctx.batch, ctx.heads)
+        if drop_weights.probability:
+            grads = _attend_backward(grad_y, *heads_of, ctx.mask, ctx.scale, drop_weights)
+        else:
+            grads = aten._scaled_dot_product_flash_attention_for_cpu_backward(
+                grad_y, *heads_of, y, normaliser, 0.0, ctx.mask is None,
+                attn_mask=_additive(ctx.mask, dtype), scale=ctx.scale,
+            )  # fmt: skip
         grad_qkv = torch.cat([_merge_heads(each) for each in grads], dim=1)  # (N, 3 C)
         n = _normalised(x, mean_1, scale_1, ln_1, ln_1_bias).to(dtype)  # (N, C)
         grad_attn, grad_attn_bias = n.t() @ grad_qkv, grad_qkv.sum(0, dtype=x.dtype)
@@ -159,7 +183,7 @@ class _Block(torch.autograd.Function):
             each.to(x.dtype) for each in (grad_attn, grad_proj, grad_fc, grad_out)
         )
         return (
-            grad_x, None, None, None, None, None, None,
+            grad_x, None, None, None, None, None, None, None,
             grad_ln_1, grad_ln_1_bias, grad_attn, grad_attn_bias, grad_proj, grad_proj_bias,
             grad_ln_2, grad_ln_2_bias, grad_fc, grad_fc_bias, grad_out, grad_out_bias,
         )  # fmt: skip
@@ -178,6 +202,23 @@ def _queries_keys_values(qkv: Tensor, batch: int, heads: int) -> tuple[Tensor, .
 def _merge_heads(x: Tensor) -> Tensor:
     """(B, H, T, D) -> (N, C), a view where T lies before H in memory."""
     return x.transpose(1, 2).flatten(2).flatten(0, 1)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, drop_weights: Dropout) -> Tensor:
+    """Attention whose weights are dropped, which flash attention for CPUs cannot do: all (B, H, T, D)."""
+    seen = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool).tril() if mask is None else mask
+    weights = (q @ k.mT * scale).masked_fill_(~seen, float("-inf")).softmax(-1)  # (B, H, T, T)
+    return drop_weights(weights) @ v
+
+
+def _attend_backward(
+    grad_y: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, drop_weights: Dropout
+) -> tuple[Tensor, ...]:
+    """The gradients of q, k and v: (B, H, T, T) numbers are made again here and never kept from layer to layer."""
+    with torch.enable_grad():
+        q, k, v = (each.detach().requires_grad_() for each in (q, k, v))
+        y = _attend(q, k, v, mask, scale, drop_weights)
+    return torch.autograd.grad(y, (q, k, v), grad_y)
 
 
 def _normalised(x: Tensor, mean: Tensor, scale: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
