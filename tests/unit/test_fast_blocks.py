@@ -14,6 +14,7 @@ from gptwo.training.dropout import Dropout
 from gptwo.training.fast_blocks import _dropouts, can_run, fast_body
 from gptwo.training.gelu import APPROXIMATE
 from gptwo.training.lora import add_lora
+from gptwo.training.loss import chunked_cross_entropy
 
 CONFIG = tiny_config(n_positions=24, embd_pdrop=0.0, resid_pdrop=0.0, attn_pdrop=0.0)
 DOCUMENTS = torch.tensor([[0] * 5 + [1] * 1 + [2] * 12, [3] * 18])
@@ -98,20 +99,26 @@ def test_it_keeps_less_for_the_backward_pass() -> None:
 
 def test_a_tied_heads_gradient_takes_the_embeddings_rows_in_place() -> None:
     model = model_of()
-    heads = model.head_weight.new_ones(300, 16)
+    targets = torch.arange(36)
 
-    def loss(hidden: torch.Tensor) -> torch.Tensor:
-        return hidden.square().sum() + (model.head_weight * heads).sum()
+    def loss(**shared: list[torch.Tensor]) -> torch.Tensor:
+        hidden = fast_body(model, IDS, **shared)
+        return chunked_cross_entropy(hidden.flatten(0, 1), model.head_weight, targets, **shared)  # type: ignore[arg-type]
 
-    loss(fast_body(model, IDS)).backward()
+    loss().backward()
     expected = model.wte.weight.grad
     model.zero_grad()
-    loss(fast_body(model, IDS, head_follows=True)).backward()
+    shared: list[torch.Tensor] = []
+    made = loss(head_gradient=shared)
+    model.ln_f.weight.register_hook(lambda _: places.append(shared[0].data_ptr()))
+    places: list[int] = []
+    made.backward()
     found = model.wte.weight.grad
     assert found is not None
     assert expected is not None
-    assert not found.is_sparse
     torch.testing.assert_close(found, expected)
+    assert places == [found.data_ptr()]  # and no other array as large was made
+    assert shared == []
 
 
 @pytest.mark.parametrize("changes", [{"activation_function": "relu"}, {"reorder_and_upcast_attn": True}])

@@ -40,12 +40,19 @@ def can_run(model: GPT2) -> bool:
     )
 
 
-def fast_body(model: GPT2, token_ids: Tensor, *, documents: Tensor | None = None, head_follows: bool = False) -> Tensor:
+def fast_body(
+    model: GPT2,
+    token_ids: Tensor,
+    *,
+    documents: Tensor | None = None,
+    head_gradient: list[Tensor] | None = None,
+) -> Tensor:
     """The last hidden states (B, T, C), those of `model.body(token_ids, documents=documents)`.
 
     Matrix products are of autocast's dtype where it is on. What is dropped in training mode follows from PyTorch's
-    generator, but is not what the model's own dropout would draw from it. head_follows: a tied head is used after this,
-    and gives the embedding a gradient (V, C) of its own, to which the few rows of this one can then be added.
+    generator, but is not what the model's own dropout would draw from it. head_gradient:
+    where a tied head, used after this, puts its gradient (V, C) in its backward pass; the embedding's few rows are then
+    added to that one. Autograd would make a sum of two such arrays, GPT-2's largest.
     """
     batch, length = token_ids.shape
     if length > model.config.n_positions:
@@ -58,7 +65,7 @@ def fast_body(model: GPT2, token_ids: Tensor, *, documents: Tensor | None = None
         positions, mask = document_positions(documents), document_mask(documents)
     at_embedding, *at_blocks = _dropouts(model)
     with torch.autocast("cpu", enabled=False):
-        x = F.embedding(token_ids, weight, sparse=head_follows and model.config.tie_word_embeddings)  # (B, T, C)
+        x = _Embedding.apply(weight, token_ids, head_gradient)  # type: ignore[no-untyped-call]  # (B, T, C)
         x = at_embedding(x + model.wpe(positions)).flatten(0, 1)  # (N, C)
         for layer, block in enumerate(_blocks(model)):
             dropouts = at_blocks[3 * layer : 3 * layer + 3]
@@ -84,6 +91,26 @@ def _dropouts(model: GPT2) -> list[Dropout]:
 def _weights(block: Block) -> tuple[Tensor, ...]:
     layers = block.ln_1, block.attn.c_attn, block.attn.c_proj, block.ln_2, block.mlp.c_fc, block.mlp.c_proj
     return tuple(parameter for layer in layers for parameter in (layer.weight, layer.bias))
+
+
+class _Embedding(torch.autograd.Function):
+    """Rows of the weight (V, C) by ids (...) -> (..., C)."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, ids: Tensor, head_gradient: list[Tensor] | None) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.rows, ctx.head_gradient = len(weight), head_gradient
+        return F.embedding(ids, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None]:
+        (ids,) = ctx.saved_tensors
+        if not ctx.head_gradient:
+            return aten.embedding_dense_backward(grad, ids, ctx.rows, -1, False), None, None
+        # The head's gradient waits for this one to be added to it, and is that of the weight then.
+        ctx.head_gradient.pop().index_add_(0, ids.flatten(), grad.flatten(0, -2))
+        return None, None, None
 
 
 class _Block(torch.autograd.Function):
