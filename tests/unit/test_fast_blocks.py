@@ -14,6 +14,7 @@ from gptwo.training.dropout import Dropout
 from gptwo.training.fast_blocks import _dropouts, can_run, fast_body
 from gptwo.training.gelu import APPROXIMATE
 from gptwo.training.lora import add_lora
+from gptwo.training.loss import chunked_cross_entropy
 
 CONFIG = tiny_config(n_positions=24, embd_pdrop=0.0, resid_pdrop=0.0, attn_pdrop=0.0)
 DOCUMENTS = torch.tensor([[0] * 5 + [1] * 1 + [2] * 12, [3] * 18])
@@ -98,20 +99,26 @@ def test_it_keeps_less_for_the_backward_pass() -> None:
 
 def test_a_tied_heads_gradient_takes_the_embeddings_rows_in_place() -> None:
     model = model_of()
-    heads = model.head_weight.new_ones(300, 16)
+    targets = torch.arange(36)
 
-    def loss(hidden: torch.Tensor) -> torch.Tensor:
-        return hidden.square().sum() + (model.head_weight * heads).sum()
+    def loss(**shared: list[torch.Tensor]) -> torch.Tensor:
+        hidden = fast_body(model, IDS, **shared)
+        return chunked_cross_entropy(hidden.flatten(0, 1), model.head_weight, targets, **shared)  # type: ignore[arg-type]
 
-    loss(fast_body(model, IDS)).backward()
+    loss().backward()
     expected = model.wte.weight.grad
     model.zero_grad()
-    loss(fast_body(model, IDS, head_follows=True)).backward()
+    shared: list[torch.Tensor] = []
+    made = loss(head_gradient=shared)
+    model.ln_f.weight.register_hook(lambda _: places.append(shared[0].data_ptr()))
+    places: list[int] = []
+    made.backward()
     found = model.wte.weight.grad
     assert found is not None
     assert expected is not None
-    assert not found.is_sparse
     torch.testing.assert_close(found, expected)
+    assert places == [found.data_ptr()]  # and no other array as large was made
+    assert shared == []
 
 
 @pytest.mark.parametrize("changes", [{"activation_function": "relu"}, {"reorder_and_upcast_attn": True}])
@@ -119,12 +126,9 @@ def test_what_it_does_not_know_it_leaves_to_the_model(changes: dict[str, object]
     assert not can_run(model_of(**changes))
 
 
-def test_a_model_with_lora_hooks_or_checkpointing_runs_as_it_is() -> None:
+def test_a_model_with_lora_or_hooks_runs_as_it_is() -> None:
     model = model_of()
     add_lora(model, 2, 2.0)
-    assert not can_run(model)
-    model = model_of()
-    model.activation_checkpointing = True
     assert not can_run(model)
     model = model_of()
     model.h[1].register_forward_hook(lambda *_: None)
@@ -134,6 +138,26 @@ def test_a_model_with_lora_hooks_or_checkpointing_runs_as_it_is() -> None:
 def test_more_positions_than_the_model_has_are_refused() -> None:
     with pytest.raises(ValueError, match="25 positions"):
         fast_body(model_of(), torch.zeros(1, 25, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("changes", [{}, {"embd_pdrop": 0.2, "resid_pdrop": 0.3, "attn_pdrop": 0.4}])
+def test_activation_checkpointing_changes_no_bit_and_keeps_the_blocks_inputs(changes: dict[str, float]) -> None:
+    model, found, kept = model_of(torch.float32, **changes), [], []
+    weights = {parameter.data_ptr() for parameter in model.parameters()}
+    for model.activation_checkpointing in (False, True):
+        saved: dict[int, int] = {}
+        torch.manual_seed(5)
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, saved=saved: (saved.__setitem__(t.data_ptr(), t.untyped_storage().nbytes() // 4), t)[1],  # type: ignore[misc]
+            lambda t: t,
+        ):
+            hidden = fast_body(model, IDS)
+        kept.append(sum(numbers for place, numbers in saved.items() if place not in weights))
+        found.append(gradients(model, hidden))
+    for name, gradient in found[0].items():
+        assert torch.equal(gradient, found[1][name]), name
+    rows, width, layers = IDS.numel(), 16, 2
+    assert kept[1] <= rows * ((layers + 2) * width + 2) + 4 * rows < kept[0] / 3
 
 
 # ---- dropout

@@ -30,7 +30,8 @@ from gptwo.training.world import ElsewhereError
 surroundings, data = tiny_trainer.surroundings, tiny_trainer.data
 pytestmark = pytest.mark.xdist_group("several processes")
 
-FOUR = {**SETTINGS, "grad_accumulation": 4, "n_layer": 2}
+# Shards go through the model's own blocks, which draw other numbers for dropout than those that are written out.
+FOUR = {**SETTINGS, "grad_accumulation": 4, "n_layer": 2, "dropout": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +71,8 @@ def read_state(out: Path) -> dict[str, Any]:
 def test_several_processes_make_the_steps_of_one(
     size: int, how: str, optimizer: str, data: Path, tmp_path: Path, alone: Path
 ) -> None:
-    # Without dropout a CPU takes another path through the blocks.
-    settings = {**FOUR, "optimizer": optimizer, "dropout": 0.1 if optimizer == "adamw" else 0.0}
-    if optimizer != "adamw":
+    settings = {**FOUR, "optimizer": optimizer, "dropout": 0.1 if how == "auto" else 0.0}
+    if settings != FOUR:
         alone = tmp_path / "alone"
         run(data, alone, **settings)
     results = run_of_several(size, data, tmp_path / "run", {**settings, "distributed": how})
@@ -113,7 +113,7 @@ def test_shards_go_on_from_what_one_process_saved(data: Path, tmp_path: Path, al
 
 @pytest.mark.slow
 def test_a_run_of_shards_that_is_stopped_ends_with_the_bits_of_one_that_is_not(data: Path, tmp_path: Path) -> None:
-    settings = {**FOUR, "distributed": "fsdp", "optimizer": "muon"}
+    settings = {**FOUR, "distributed": "fsdp", "optimizer": "muon", "dropout": 0.1}
     run_of_several(2, data, tmp_path / "whole", settings)
     run_of_several(2, data, tmp_path / "run", settings, stop=4)
     run_of_several(2, data, tmp_path / "run", settings, stop=10)

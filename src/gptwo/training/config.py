@@ -23,7 +23,7 @@ from gptwo.options import (
 LORA_TARGETS = ("c_attn", "c_proj", "c_fc")
 
 # What may be another when a run goes on: it decides where and how things are computed or kept, and not what is learned
-# (but for rounding).
+# (but for rounding, and for what dropout draws, which `compile` and shards do by other numbers).
 CHANGEABLE = frozenset(
     {"device", "threads", "distributed", "compile", "activation_checkpointing", "save_every", "keep"}
     | {"sample_every", "sample_prompt", "tensorboard", "eval_every", "patience"}

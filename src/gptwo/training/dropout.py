@@ -28,7 +28,7 @@ class Dropout:
         Returns x itself where nothing is dropped.
         """
         dropped = round(self.probability * _CASES)
-        return torch.where(self.kept(x.shape), x, 0.0).mul_(_CASES / (_CASES - dropped)) if dropped else x
+        return (x * self.kept(x.shape)).mul_(_CASES / (_CASES - dropped)) if dropped else x
 
     def kept(self, shape: torch.Size) -> Tensor:
         """bool (...), true for what is not dropped. The same for any number of threads."""

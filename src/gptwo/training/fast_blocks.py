@@ -2,7 +2,8 @@
 
 Autograd would keep 16 C numbers a position of each block for the backward pass; this keeps 10 C, and makes the two
 layer norms, the activation and what is dropped again, which costs little. With bf16 products the residual stream, the
-layer norms and all sums stay float32, and every array is cast once. Tested equal to the blocks themselves.
+layer norms and all sums stay float32, and every array is cast once. With activation checkpointing it keeps C, and the
+backward pass makes all but the block's last product again. Tested equal to the blocks themselves.
 
 B batch, T positions, N = B·T, C width, H heads, D = C / H, F inner width of the MLP.
 Source: the chain rule; Ba et al. 2016 for the layer norm, Hendrycks and Gimpel 2016 for GELU.
@@ -10,6 +11,7 @@ Source: the chain rule; Ba et al. 2016 for the layer norm, Hendrycks and Gimpel 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,7 +32,7 @@ def can_run(model: GPT2) -> bool:
     return (
         model.wte.weight.device.type == "cpu"
         and config.activation_function in APPROXIMATE
-        and not (config.reorder_and_upcast_attn or model.activation_checkpointing)
+        and not config.reorder_and_upcast_attn
         and not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
         and all(
             type(layer) is Conv1D
@@ -40,12 +42,19 @@ def can_run(model: GPT2) -> bool:
     )
 
 
-def fast_body(model: GPT2, token_ids: Tensor, *, documents: Tensor | None = None, head_follows: bool = False) -> Tensor:
+def fast_body(
+    model: GPT2,
+    token_ids: Tensor,
+    *,
+    documents: Tensor | None = None,
+    head_gradient: list[Tensor] | None = None,
+) -> Tensor:
     """The last hidden states (B, T, C), those of `model.body(token_ids, documents=documents)`.
 
     Matrix products are of autocast's dtype where it is on. What is dropped in training mode follows from PyTorch's
-    generator, but is not what the model's own dropout would draw from it. head_follows: a tied head is used after this,
-    and gives the embedding a gradient (V, C) of its own, to which the few rows of this one can then be added.
+    generator, but is not what the model's own dropout would draw from it. head_gradient:
+    where a tied head, used after this, puts its gradient (V, C) in its backward pass; the embedding's few rows are then
+    added to that one. Autograd would make a sum of two such arrays, GPT-2's largest.
     """
     batch, length = token_ids.shape
     if length > model.config.n_positions:
@@ -58,12 +67,21 @@ def fast_body(model: GPT2, token_ids: Tensor, *, documents: Tensor | None = None
         positions, mask = document_positions(documents), document_mask(documents)
     at_embedding, *at_blocks = _dropouts(model)
     with torch.autocast("cpu", enabled=False):
-        x = F.embedding(token_ids, weight, sparse=head_follows and model.config.tie_word_embeddings)  # (B, T, C)
+        x = _Embedding.apply(weight, token_ids, head_gradient)  # type: ignore[no-untyped-call]  # (B, T, C)
         x = at_embedding(x + model.wpe(positions)).flatten(0, 1)  # (N, C)
         for layer, block in enumerate(_blocks(model)):
-            dropouts = at_blocks[3 * layer : 3 * layer + 3]
-            values = batch, block.attn.heads, block.attn.scale, model.config, dtype, dropouts
-            x = _Block.apply(x, mask, *values, *_weights(block))  # type: ignore[no-untyped-call]
+            how = _How(
+                batch=batch,
+                heads=block.attn.heads,
+                scale=block.attn.scale,
+                mask=mask,
+                epsilon=model.config.layer_norm_epsilon,
+                gelu=APPROXIMATE[model.config.activation_function],
+                dtype=dtype,
+                dropouts=at_blocks[3 * layer : 3 * layer + 3],
+                keep=not model.activation_checkpointing,
+            )
+            x = _Block.apply(x, how, *_weights(block))  # type: ignore[no-untyped-call]
         return model.ln_f(x).unflatten(0, (batch, length))  # type: ignore[no-any-return]
 
 
@@ -86,65 +104,76 @@ def _weights(block: Block) -> tuple[Tensor, ...]:
     return tuple(parameter for layer in layers for parameter in (layer.weight, layer.bias))
 
 
+class _Embedding(torch.autograd.Function):
+    """Rows of the weight (V, C) by ids (...) -> (..., C)."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, ids: Tensor, head_gradient: list[Tensor] | None) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.rows, ctx.head_gradient = len(weight), head_gradient
+        return F.embedding(ids, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None]:
+        (ids,) = ctx.saved_tensors
+        if not ctx.head_gradient:
+            return aten.embedding_dense_backward(grad, ids, ctx.rows, -1, False), None, None
+        # The head's gradient waits for this one to be added to it, and is that of the weight then.
+        ctx.head_gradient.pop().index_add_(0, ids.flatten(), grad.flatten(0, -2))
+        return None, None, None
+
+
+@dataclass(frozen=True)
+class _How:
+    """What a block has to know beside its input and weights."""
+
+    batch: int
+    heads: int
+    scale: float
+    mask: Tensor | None
+    epsilon: float
+    gelu: str
+    dtype: torch.dtype
+    """Of matrix products."""
+    dropouts: list[Dropout]
+    """Of the attention's weights, of its result, of the MLP's result."""
+    keep: bool
+    """What is inside, for the backward pass, or make it again there."""
+
+
 class _Block(torch.autograd.Function):
     """x (N, C) -> (N, C): attention, then the MLP, each behind a layer norm and added to the residual stream."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        mask: Tensor | None,
-        batch: int,
-        heads: int,
-        scale: float,
-        config: Any,
-        dtype: torch.dtype,
-        dropouts: list[Dropout],
-        *weights: Tensor,
-    ) -> Tensor:
-        ctx.batch, ctx.heads, ctx.scale, ctx.dtype, ctx.mask, ctx.dropouts = batch, heads, scale, dtype, mask, dropouts
-        drop_weights, drop_attended, drop_result = dropouts
-        ctx.gelu, epsilon, width = APPROXIMATE[config.activation_function], config.layer_norm_epsilon, [x.shape[1]]
-        ln_1, ln_1_bias, attn, attn_bias, proj, proj_bias, ln_2, ln_2_bias, fc, fc_bias, out, out_bias = weights
-        attn, proj, fc, out = (matrix.to(dtype) for matrix in (attn, proj, fc, out))
-
-        n, mean_1, scale_1 = aten.native_layer_norm(x, width, ln_1, ln_1_bias, epsilon)
-        qkv = torch.addmm(attn_bias.to(dtype), n.to(dtype), attn)  # (N, 3 C)
-        heads_of = _queries_keys_values(qkv, batch, heads)
-        if drop_weights.probability:
-            y, normaliser = _attend(*heads_of, mask, scale, drop_weights), None
-        else:
-            y, normaliser = aten._scaled_dot_product_flash_attention_for_cpu(
-                *heads_of, is_causal=mask is None, attn_mask=_additive(mask, dtype), scale=scale
-            )  # (B, H, T, D), with T before H in memory
-        middle = drop_attended(torch.addmm(proj_bias.to(dtype), _merge_heads(y), proj))  # (N, C)
-        middle = middle.add_(x) if middle.dtype == x.dtype else x + middle
-
-        n, mean_2, scale_2 = aten.native_layer_norm(middle, width, ln_2, ln_2_bias, epsilon)
-        u = torch.addmm(fc_bias.to(dtype), n.to(dtype), fc)  # (N, F)
-        result = drop_result(torch.addmm(out_bias.to(dtype), gelu(u, ctx.gelu), out))  # (N, C)
-        ctx.save_for_backward(
-            x, mean_1, scale_1, qkv, y, normaliser, middle, mean_2, scale_2, u, attn, proj, fc, out,
-            ln_1, ln_1_bias, ln_2, ln_2_bias,
-        )  # fmt: skip
+    def forward(ctx: Any, x: Tensor, how: _How, *weights: Tensor) -> Tensor:
+        # The matrices in the dtype of products; layer norms and biases as they are.
+        cast = [weight.to(how.dtype) if weight.dim() == 2 else weight for weight in weights]
+        inside = _inside(x, how, *cast)
+        *_, middle, _, _, u = inside
+        out, out_bias = cast[-2:]
+        result = how.dropouts[2](torch.addmm(out_bias.to(how.dtype), gelu(u, how.gelu), out))  # (N, C)
+        ctx.how = how
+        ctx.save_for_backward(x, *cast, *(inside if how.keep else ()))
         return result.add_(middle) if result.dtype == middle.dtype else middle + result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (
-            x, mean_1, scale_1, qkv, y, normaliser, middle, mean_2, scale_2, u, attn, proj, fc, out,
-            ln_1, ln_1_bias, ln_2, ln_2_bias,
-        ) = ctx.saved_tensors  # fmt: skip
-        dtype, width = ctx.dtype, [x.shape[1]]
-        drop_weights, drop_attended, drop_result = ctx.dropouts
+        how: _How = ctx.how
+        x, *cast = ctx.saved_tensors[:13]
+        inside = ctx.saved_tensors[13:] or _inside(x, how, *cast)
+        mean_1, scale_1, qkv, y, normaliser, middle, mean_2, scale_2, u = inside
+        ln_1, ln_1_bias, attn, _, proj, _, ln_2, ln_2_bias, fc, _, out, _ = cast
+        dtype, width = how.dtype, [x.shape[1]]
+        drop_weights, drop_attended, drop_result = how.dropouts
         all_three = [True, True, True]
 
         # The MLP.
         grad_result = drop_result(grad)
         g = grad_result.to(dtype)  # (N, C)
         grad_u = g @ out.t()  # (N, F), of the activation at first
-        activated = gelu_and_gradient(u, grad_u, ctx.gelu)  # (N, F)
+        activated = gelu_and_gradient(u, grad_u, how.gelu)  # (N, F)
         grad_out, grad_out_bias = activated.t() @ g, grad_result.sum(0)
         del activated, grad_result
         n = _normalised(middle, mean_2, scale_2, ln_2, ln_2_bias).to(dtype)  # (N, C)
@@ -161,14 +190,14 @@ class _Block(torch.autograd.Function):
         g = grad_attended.to(dtype)  # (N, C)
         grad_proj, grad_proj_bias = _merge_heads(y).t() @ g, grad_attended.sum(0)
         del grad_attended
-        grad_y = _split_heads(g @ proj.t(), ctx.batch, ctx.heads)  # (B, H, T, D)
-        heads_of = _queries_keys_values(qkv, ctx.batch, ctx.heads)
+        grad_y = _split_heads(g @ proj.t(), how.batch, how.heads)  # (B, H, T, D)
+        heads_of = _queries_keys_values(qkv, how.batch, how.heads)
         if drop_weights.probability:
-            grads = _attend_backward(grad_y, *heads_of, ctx.mask, ctx.scale, drop_weights)
+            grads = _attend_backward(grad_y, *heads_of, how.mask, how.scale, drop_weights)
         else:
             grads = aten._scaled_dot_product_flash_attention_for_cpu_backward(
-                grad_y, *heads_of, y, normaliser, 0.0, ctx.mask is None,
-                attn_mask=_additive(ctx.mask, dtype), scale=ctx.scale,
+                grad_y, *heads_of, y, normaliser, 0.0, how.mask is None,
+                attn_mask=_additive(how.mask, dtype), scale=how.scale,
             )  # fmt: skip
         grad_qkv = torch.cat([_merge_heads(each) for each in grads], dim=1)  # (N, 3 C)
         n = _normalised(x, mean_1, scale_1, ln_1, ln_1_bias).to(dtype)  # (N, C)
@@ -183,10 +212,35 @@ class _Block(torch.autograd.Function):
             each.to(x.dtype) for each in (grad_attn, grad_proj, grad_fc, grad_out)
         )
         return (
-            grad_x, None, None, None, None, None, None, None,
+            grad_x, None,
             grad_ln_1, grad_ln_1_bias, grad_attn, grad_attn_bias, grad_proj, grad_proj_bias,
             grad_ln_2, grad_ln_2_bias, grad_fc, grad_fc_bias, grad_out, grad_out_bias,
         )  # fmt: skip
+
+
+def _inside(x: Tensor, how: _How, *weights: Tensor) -> tuple[Tensor | None, ...]:
+    """All of a block before the activation, as its backward pass needs it.
+
+    Means and inverse deviations of the layer norms are (N, 1), q, k and v side by side (N, 3 C), what attention gives
+    (B, H, T, D), its normaliser (B, H, T), the residual stream after it (N, C), the activation's input (N, F).
+    """
+    ln_1, ln_1_bias, attn, attn_bias, proj, proj_bias, ln_2, ln_2_bias, fc, fc_bias, _, _ = weights
+    dtype, width = how.dtype, [x.shape[1]]
+    drop_weights, drop_attended, _ = how.dropouts
+    n, mean_1, scale_1 = aten.native_layer_norm(x, width, ln_1, ln_1_bias, how.epsilon)
+    qkv = torch.addmm(attn_bias.to(dtype), n.to(dtype), attn)  # (N, 3 C)
+    heads_of = _queries_keys_values(qkv, how.batch, how.heads)
+    if drop_weights.probability:
+        y, normaliser = _attend(*heads_of, how.mask, how.scale, drop_weights), None
+    else:
+        y, normaliser = aten._scaled_dot_product_flash_attention_for_cpu(
+            *heads_of, is_causal=how.mask is None, attn_mask=_additive(how.mask, dtype), scale=how.scale
+        )  # (B, H, T, D), with T before H in memory
+    middle = drop_attended(torch.addmm(proj_bias.to(dtype), _merge_heads(y), proj))  # (N, C)
+    middle = middle.add_(x) if middle.dtype == x.dtype else x + middle
+    n, mean_2, scale_2 = aten.native_layer_norm(middle, width, ln_2, ln_2_bias, how.epsilon)
+    u = torch.addmm(fc_bias.to(dtype), n.to(dtype), fc)  # (N, F)
+    return mean_1, scale_1, qkv, y, normaliser, middle, mean_2, scale_2, u
 
 
 def _split_heads(x: Tensor, batch: int, heads: int) -> Tensor:

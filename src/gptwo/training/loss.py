@@ -27,14 +27,20 @@ CHUNK_ROWS = 512
 
 
 def chunked_cross_entropy(
-    hidden: Tensor, head_weight: Tensor, targets: Tensor, *, chunk_rows: int = CHUNK_ROWS, divisor: float = 1.0
+    hidden: Tensor,
+    head_weight: Tensor,
+    targets: Tensor,
+    *,
+    chunk_rows: int = CHUNK_ROWS,
+    divisor: float = 1.0,
+    head_gradient: list[Tensor] | None = None,
 ) -> Tensor:
     """The cross-entropy in nats, summed over the targets that are not IGNORED; exact, as its gradients are.
 
     hidden: (N, C). head_weight: (V, C). targets: int64 (N,). Returns a float32 scalar (float64 for float64). Matrix
     products are those of `hidden`'s dtype, or of autocast's where it is on; softmax and sums are float32.
     divisor: the sum and its gradients are divided by it. To divide here is free; to divide the result is another pass
-    over the gradient (V, C).
+    over the gradient (V, C). head_gradient: see `fast_body`.
 
     With p the softmax of a row of logits, loss = -log p[target] and its gradient with respect to the logits is
     p - onehot(target). Source: Goodfellow et al. 2016, section 6.2.2.3.
@@ -45,7 +51,7 @@ def chunked_cross_entropy(
         scale = (targets != IGNORED).to(torch.promote_types(dtype, torch.float32)) / divisor  # (N,)
         if not torch.is_grad_enabled():
             hidden, head_weight = hidden.detach(), head_weight.detach()
-        arguments = hidden.to(dtype), head_weight, targets.clamp(min=0), scale, chunk_rows
+        arguments = hidden.to(dtype), head_weight, targets.clamp(min=0), scale, chunk_rows, head_gradient
         loss: Tensor = _ChunkedCrossEntropy.apply(*arguments)  # type: ignore[no-untyped-call]
     return loss
 
@@ -55,9 +61,16 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head_weight: Tensor, targets: Tensor, scale: Tensor, chunk_rows: int
+        ctx: Any,
+        hidden: Tensor,
+        head_weight: Tensor,
+        targets: Tensor,
+        scale: Tensor,
+        chunk_rows: int,
+        head_gradient: list[Tensor] | None,
     ) -> Tensor:
         for_hidden, for_weight = ctx.needs_input_grad[:2]
+        ctx.head_gradient = head_gradient
         weight = head_weight.to(hidden.dtype)
         vocabulary, columns = len(weight), _columns(len(weight), hidden.element_size())
         grad_hidden = torch.empty_like(hidden) if for_hidden else None
@@ -109,7 +122,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             for gradient in gradients:
                 if gradient is not None:
                     gradient.mul_(grad)
-        return (*gradients, None, None, None)
+        if ctx.head_gradient is not None and gradients[1] is not None:
+            ctx.head_gradient.append(gradients[1])
+        return (*gradients, None, None, None, None)
 
 
 def _columns(vocabulary: int, size: int) -> int:
@@ -140,9 +155,13 @@ class Objective(nn.Module):
 
         inputs, targets: int64 (B, T). documents: int (B, T), see `GPT2.body`. Returns a scalar.
         """
+        head_gradient: list[Tensor] | None = None
         if self._compiled is None and can_run(self.model):
-            hidden = fast_body(self.model, inputs, documents=documents, head_follows=True)  # (B, T, C)
+            head_gradient = [] if self.model.config.tie_word_embeddings else None
+            hidden = fast_body(self.model, inputs, documents=documents, head_gradient=head_gradient)  # (B, T, C)
         else:
             hidden = (self._compiled or self.model.body)(inputs, documents=documents)[0]  # (B, T, C)
         rows, head = hidden.flatten(0, 1), self.model.head_weight
-        return chunked_cross_entropy(rows, head, targets.flatten(), chunk_rows=self.chunk_rows, divisor=divisor)
+        return chunked_cross_entropy(
+            rows, head, targets.flatten(), chunk_rows=self.chunk_rows, divisor=divisor, head_gradient=head_gradient
+        )
