@@ -52,12 +52,13 @@ def test_each_step_has_a_line_of_metrics_and_is_told_of(data: Path, tmp_path: Pa
     assert lines[-1]["epoch"] == pytest.approx(12 * 4 / windows)
     header = read_shard(data / "val.bin").header
     best = min(lines, key=lambda line: line.get("val_loss", np.inf))
+    assert result.best_val_nats_per_character == pytest.approx(best["val_loss"] * header.count / header.characters)
     assert result == TrainResult(
         model=tmp_path / "run" / "model",
         steps=12,
         start_val_loss=None,
         best_val_loss=best["val_loss"],
-        best_val_nats_per_character=best["val_loss"] * header.count / header.characters,
+        best_val_nats_per_character=best["val_nats_per_character"],
         resumed_from=0,
     )
 
@@ -244,5 +245,5 @@ def test_a_loss_that_is_no_number_at_once_is_an_error(tiny_checkpoint: Path, dat
     tensors = {name: tensor.float32() for name, tensor in checkpoint.tensors.items()}
     tensors["ln_f.weight"] = np.full_like(tensors["ln_f.weight"], np.nan)
     save_checkpoint(tmp_path / "nan", checkpoint.config, tensors, None)
-    with pytest.raises(NumericalError, match=r"at step 1, so the run stops\. A lower lr may help"):
+    with pytest.raises(NumericalError, match=r"at step 0, so the run stops\. A lower lr may help"):
         from_model(tmp_path / "nan", data, tmp_path / "run")

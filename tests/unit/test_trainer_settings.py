@@ -128,7 +128,7 @@ def test_lora_is_merged_into_the_model_and_lies_beside_it(tiny_checkpoint: Path,
     from_model(tiny_checkpoint, fitting, tmp_path / "whole", **lora)
     assert_same_run(tmp_path / "run", tmp_path / "whole")
     lines = metrics_of(tmp_path / "run")
-    assert lines[-1]["val_loss"] < lines[2]["val_loss"]
+    assert lines[-1]["val_loss"] < lines[0]["val_loss"]
     # What was learnt is what the adapter says, on the matrices that were named and on no others.
     before, after = load_checkpoint(tiny_checkpoint).tensors, load_checkpoint(tmp_path / "run" / "model").tensors
     adapter = read_safetensors(tmp_path / "run" / "adapter" / "adapter_model.safetensors")

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,7 +18,6 @@ from gptwo.cli.terminal import write
 from gptwo.errors import InvalidRequestError, MissingDependencyError
 from gptwo.training.config import OTHER_NAMES, TrainConfig
 from gptwo.training.config_file import PLACES, resolve
-from gptwo.training.run_directory import SETTINGS as SETTINGS_FILE
 
 if TYPE_CHECKING:
     from gptwo.training.report import TrainResult
@@ -62,11 +62,8 @@ def command(config: str | None, **_: Any) -> None:
     context = click.get_current_context()
     told = given(context, {*SETTINGS, *PLACES})
     told |= {name: as_path(told[name]) for name in PLACES if name in told}
-    file = None if config is None else as_path(config)
-    if file is None and "data" not in told and "out" in told and (told["out"] / SETTINGS_FILE).is_file():
-        file = told["out"] / SETTINGS_FILE  # a run that is there goes on by its name alone
     try:
-        settings = resolve(file, told)
+        settings = resolve(_settings_of(told) if config is None else as_path(config), told)
     except InvalidRequestError as error:
         if not shows:
             raise click.exceptions.Exit(2) from error
@@ -96,6 +93,16 @@ def command(config: str | None, **_: Any) -> None:
             raise click.exceptions.Exit(1) from error
     if shows:
         _tell(result, settings.config)
+
+
+def _settings_of(told: dict[str, Any]) -> Path | None:
+    """The file of a run that is there already, which then goes on by its name alone."""
+    if "data" in told or "out" not in told:
+        return None
+    from gptwo.training.run_directory import SETTINGS as NAME
+
+    path: Path = told["out"] / NAME
+    return path if path.is_file() else None
 
 
 def _tell(result: TrainResult, config: TrainConfig) -> None:
