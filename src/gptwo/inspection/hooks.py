@@ -1,0 +1,175 @@
+"""Hooks on the modules of `model.py` that see each activation as it is computed, and may put another in its place.
+
+One pass of one text: B is 1, and visitors see arrays without it. T tokens, C width, H heads, D = C / H, F inner width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from gptwo.errors import InvalidRequestError
+from gptwo.model import GPT2, Block, Conv1D
+
+Visit = Callable[[str, Tensor], Tensor]
+"""Called with a name and the activation; what it returns, in the same shape, takes its place."""
+
+
+@contextmanager
+def hooked(model: GPT2, names: Collection[str], visit: Visit) -> Iterator[None]:
+    """Have `visit` called for each of these activations in every pass within the block; then the hooks are gone.
+
+    What returns unchanged changes no bit of what comes after it. `logits` belong to no module: whoever calls the model
+    visits those.
+    """
+    handles: list[RemovableHandle] = []
+    try:
+        for name, module in (("wte", model.wte), ("wpe", model.wpe), ("ln_f", model.ln_f)):
+            if name in names:
+                handles.append(module.register_forward_hook(_output_hook(name, visit)))
+        for layer, block in enumerate(model.h):
+            assert isinstance(block, Block)
+            prefix = f"h.{layer}."
+            inner = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+            if inner:
+                _BlockHooks(prefix, block, inner, visit).register(handles)
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _output_hook(name: str, visit: Visit) -> Callable[[Any, Any, Tensor], Tensor]:
+    def hook(module: Any, arguments: Any, output: Tensor) -> Tensor:
+        if output.dim() == 2:  # position embeddings, which all rows of a batch share
+            return visit(name, output)
+        return visit(name, output[0])[None]
+
+    return hook
+
+
+class _BlockHooks:
+    """The hooks of one block, and what a later one of them needs of an earlier one in the same pass."""
+
+    def __init__(self, prefix: str, block: Block, names: Collection[str], visit: Visit) -> None:
+        self.prefix, self.block, self.names, self._visit = prefix, block, names, visit
+        self.qkv: tuple[Tensor, Tensor, Tensor]  # 3 x (H, T, D)
+        self.z: Tensor  # (H, T, D)
+        self.resid_mid: Tensor  # (1, T, C)
+        self.mlp_out: Tensor  # (1, T, C)
+
+    def register(self, handles: list[RemovableHandle]) -> None:
+        """Put the hooks that the names need on the block's modules."""
+        block, attn, mlp = self.block, self.block.attn, self.block.mlp
+        attention = {"attn.scores", "attn.pattern"}
+        if self.names & {"resid_pre"}:
+            handles.append(block.register_forward_pre_hook(self._before_block))
+        if self.names & {"ln_1"}:
+            handles.append(block.ln_1.register_forward_hook(_output_hook(self.prefix + "ln_1", self._visit)))
+        if self.names & {"attn.q", "attn.k", "attn.v", *attention}:
+            handles.append(attn.c_attn.register_forward_hook(self._after_c_attn))
+        if self.names & {*attention, "attn.z", "attn.heads"}:
+            handles.append(attn.c_proj.register_forward_pre_hook(self._before_c_proj))
+        if self.names & {"attn.heads", "attn.out"}:
+            handles.append(attn.register_forward_hook(self._after_attention))
+        if self.names & {"resid_mid"}:
+            handles.append(block.ln_2.register_forward_pre_hook(self._before_ln_2))
+        if self.names & {"ln_2"}:
+            handles.append(block.ln_2.register_forward_hook(_output_hook(self.prefix + "ln_2", self._visit)))
+        if self.names & {"mlp.pre"}:
+            handles.append(mlp.c_fc.register_forward_hook(_output_hook(self.prefix + "mlp.pre", self._visit)))
+        if self.names & {"mlp.post"}:
+            handles.append(mlp.c_proj.register_forward_pre_hook(self._before_mlp_c_proj))
+        if self.names & {"mlp.out", "resid_mid"}:
+            handles.append(mlp.register_forward_hook(self._after_mlp))
+        if self.names & {"resid_mid", "resid_post"}:
+            handles.append(block.register_forward_hook(self._after_block))
+
+    def visit(self, name: str, value: Tensor) -> Tensor:
+        """The activation as it goes on, whether anyone asked for it or not."""
+        return self._visit(self.prefix + name, value) if name in self.names else value
+
+    def _before_block(self, module: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        return self.visit("resid_pre", arguments[0][0])[None], *arguments[1:]
+
+    def _after_c_attn(self, module: Any, arguments: Any, output: Tensor) -> Tensor | None:
+        attn = self.block.attn
+        heads = [attn.split_heads(part)[0] for part in output.split(attn.width, dim=2)]  # 3 x (H, T, D)
+        q, k, v = (self.visit(f"attn.{name}", part) for name, part in zip("qkv", heads, strict=True))
+        self.qkv = q, k, v
+        if self.names & {"attn.q", "attn.k", "attn.v"}:
+            return torch.cat([_merged(part) for part in self.qkv], dim=2)  # (1, T, 3C)
+        return None
+
+    def _before_c_proj(self, module: Any, arguments: tuple[Tensor]) -> tuple[Tensor]:
+        z = self.block.attn.split_heads(arguments[0])[0]  # (H, T, D)
+        if self.names & {"attn.scores", "attn.pattern"}:
+            z = self._through_pattern(z)
+        self.z = self.visit("attn.z", z)
+        return (_merged(self.z),)
+
+    def _through_pattern(self, z: Tensor) -> Tensor:
+        """z (H, T, D), or, if scores or pattern were changed, what they make of the values."""
+        q, k, v = (part.float() for part in self.qkv)
+        future = torch.ones(q.shape[1], q.shape[1], dtype=torch.bool, device=q.device).triu(1)  # (T, T)
+        scores = (q @ k.transpose(1, 2) * self.block.attn.scale).masked_fill(future, -torch.inf)  # (H, T, T)
+        new_scores = self.visit("attn.scores", scores).masked_fill(future, -torch.inf)
+        pattern = new_scores.softmax(dim=-1)
+        new_pattern = self.visit("attn.pattern", pattern)
+        same = torch.equal(new_scores, scores) and torch.equal(new_pattern, pattern)
+        return _instead((new_pattern @ v).to(z.dtype), z, same=same)
+
+    def _after_attention(self, module: Any, arguments: Any, output: tuple[Tensor, Any]) -> tuple[Tensor, Any]:
+        out = output[0]  # (1, T, C)
+        if "attn.heads" in self.names:
+            weight, bias = self._projection()  # (H, D, C), (C,)
+            heads = self.z @ weight  # (H, T, C)
+            new_heads = self.visit("attn.heads", heads)
+            out = _instead((new_heads.sum(dim=0) + bias)[None], out, same=torch.equal(new_heads, heads))
+        return self.visit("attn.out", out[0])[None], *output[1:]  # type: ignore[return-value]
+
+    def _projection(self) -> tuple[Tensor, Tensor]:
+        c_proj = self.block.attn.c_proj
+        if type(c_proj) is not Conv1D:
+            raise InvalidRequestError(
+                f"{self.prefix}attn.heads: the matrix behind the heads is a {type(c_proj).__name__}; merge it first",
+                param="keep",
+            )
+        return c_proj.weight.view(self.block.attn.heads, -1, self.block.attn.width), c_proj.bias
+
+    def _before_ln_2(self, module: Any, arguments: tuple[Tensor]) -> tuple[Tensor]:
+        self.resid_mid = self.visit("resid_mid", arguments[0][0])[None]
+        return (self.resid_mid,)
+
+    def _before_mlp_c_proj(self, module: Any, arguments: tuple[Tensor]) -> tuple[Tensor]:
+        return (self.visit("mlp.post", arguments[0][0])[None],)
+
+    def _after_mlp(self, module: Any, arguments: Any, output: Tensor) -> Tensor:
+        self.mlp_out = self.visit("mlp.out", output[0])[None]
+        return self.mlp_out
+
+    def _after_block(self, module: Any, arguments: Any, output: tuple[Tensor, Any]) -> tuple[Tensor, Any]:
+        x = output[0]
+        if "resid_mid" in self.names:
+            x = self.resid_mid + self.mlp_out  # as the block adds them, but what was put in place of the former
+        return self.visit("resid_post", x[0])[None], *output[1:]  # type: ignore[return-value]
+
+
+def _merged(heads: Tensor) -> Tensor:
+    """(H, T, D) -> (1, T, C)."""
+    return heads.transpose(0, 1).flatten(1)[None]
+
+
+def _instead(explicit: Tensor, plain: Tensor, *, same: bool) -> Tensor:
+    """The explicit computation where something in it was changed.
+
+    Where nothing was, the plain one, which differs from it by rounding, with the gradient of the explicit one.
+    """
+    if not same:
+        return explicit
+    return plain.detach() + (explicit - explicit.detach()) if explicit.requires_grad else plain
