@@ -52,7 +52,7 @@ class LogitLens:
 
 
 def logit_lens(inspector: Inspector, prompt: Prompt, *, top: int = 5, last: int | None = None) -> LogitLens:
-    """The residual stream after the embeddings and after each block, each put through the final layer norm and the head.
+    """Put the residual stream after the embeddings, and after each block, through the final layer norm and the head.
 
     top: K, how many tokens to name. last: look at so many positions at the end of the text only; None is all of it.
     The last layer's predictions are the model's own. Raises what `Inspector.run` does.
