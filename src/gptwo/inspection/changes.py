@@ -41,11 +41,14 @@ def ablate(*indices: int, value: float = 0.0) -> Callable[[Floats], Floats]:
 
 def changed(name: str, activation: Floats, change: Change) -> Floats:
     """What a change makes of an activation, in its shape. Raises InvalidRequestError for anything else."""
-    result = change(activation.copy()) if callable(change) else change
+    with np.errstate(invalid="ignore"):  # scores hold -inf, of which any arithmetic may make NaN
+        result = change(activation.copy()) if callable(change) else change
     number = finite(result)
     if number is not None:
         return np.full_like(activation, number)
     try:
+        if result is None:  # which numpy would take for NaN
+            raise TypeError
         array = np.asarray(result, np.float32)
     except (TypeError, ValueError):
         raise InvalidRequestError(

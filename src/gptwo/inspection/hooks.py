@@ -7,22 +7,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gptwo.errors import InvalidRequestError
-from gptwo.model import GPT2, Block, Conv1D
+from gptwo.model import GPT2, Block, Conv1D, Embedding
 
-Visit = Callable[[str, Tensor], Tensor]
-"""Called with a name and the activation; what it returns, in the same shape, takes its place."""
+
+class Visitor(Protocol):
+    """Called with a name and the activation without B; what each method returns, in the same shape, takes its place."""
+
+    def change(self, name: str, value: Tensor) -> Tensor:
+        """The activation, or another."""
+
+    def keep(self, name: str, value: Tensor) -> Tensor:
+        """The activation as it goes on."""
+
+
+def visit(visitor: Visitor, name: str, value: Tensor) -> Tensor:
+    """Have an activation changed, then kept."""
+    return visitor.keep(name, visitor.change(name, value))
 
 
 @contextmanager
-def hooked(model: GPT2, names: Collection[str], visit: Visit) -> Iterator[None]:
-    """Have `visit` called for each of these activations in every pass within the block; then the hooks are gone.
+def hooked(model: GPT2, names: Collection[str], visitor: Visitor) -> Iterator[None]:
+    """Have `visitor` called for each of these activations in every pass within the block; then the hooks are gone.
 
     What returns unchanged changes no bit of what comes after it. `logits` belong to no module: whoever calls the model
     visits those.
@@ -31,24 +43,32 @@ def hooked(model: GPT2, names: Collection[str], visit: Visit) -> Iterator[None]:
     try:
         for name, module in (("wte", model.wte), ("wpe", model.wpe), ("ln_f", model.ln_f)):
             if name in names:
-                handles.append(module.register_forward_hook(_output_hook(name, visit)))
+                handles.append(module.register_forward_hook(_output_hook(name, visitor)))
         for layer, block in enumerate(model.h):
             assert isinstance(block, Block)
             prefix = f"h.{layer}."
             inner = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
             if inner:
-                _BlockHooks(prefix, block, inner, visit).register(handles)
+                _BlockHooks(prefix, block, inner, visitor).register(handles)
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _output_hook(name: str, visit: Visit) -> Callable[[Any, Any, Tensor], Tensor]:
+def check_plain(module: nn.Module, name: str) -> None:
+    """Raise InvalidRequestError if a module is none of `model.py`: its weight is then not all that it multiplies by."""
+    if type(module) not in (Conv1D, Embedding, nn.LayerNorm):
+        raise InvalidRequestError(
+            f"{name} belongs to a {type(module).__name__}, so it is not the whole matrix; merge LoRA first"
+        )
+
+
+def _output_hook(name: str, visitor: Visitor) -> Callable[[Any, Any, Tensor], Tensor]:
     def hook(module: Any, arguments: Any, output: Tensor) -> Tensor:
         if output.dim() == 2:  # position embeddings, which all rows of a batch share
-            return visit(name, output)
-        return visit(name, output[0])[None]
+            return visit(visitor, name, output)
+        return visit(visitor, name, output[0])[None]
 
     return hook
 
@@ -56,8 +76,8 @@ def _output_hook(name: str, visit: Visit) -> Callable[[Any, Any, Tensor], Tensor
 class _BlockHooks:
     """The hooks of one block, and what a later one of them needs of an earlier one in the same pass."""
 
-    def __init__(self, prefix: str, block: Block, names: Collection[str], visit: Visit) -> None:
-        self.prefix, self.block, self.names, self._visit = prefix, block, names, visit
+    def __init__(self, prefix: str, block: Block, names: set[str], visitor: Visitor) -> None:
+        self.prefix, self.block, self.names, self.visitor = prefix, block, names, visitor
         self.qkv: tuple[Tensor, Tensor, Tensor]  # 3 x (H, T, D)
         self.z: Tensor  # (H, T, D)
         self.resid_mid: Tensor  # (1, T, C)
@@ -70,7 +90,7 @@ class _BlockHooks:
         if self.names & {"resid_pre"}:
             handles.append(block.register_forward_pre_hook(self._before_block))
         if self.names & {"ln_1"}:
-            handles.append(block.ln_1.register_forward_hook(_output_hook(self.prefix + "ln_1", self._visit)))
+            handles.append(block.ln_1.register_forward_hook(_output_hook(self.prefix + "ln_1", self.visitor)))
         if self.names & {"attn.q", "attn.k", "attn.v", *attention}:
             handles.append(attn.c_attn.register_forward_hook(self._after_c_attn))
         if self.names & {*attention, "attn.z", "attn.heads"}:
@@ -80,9 +100,9 @@ class _BlockHooks:
         if self.names & {"resid_mid"}:
             handles.append(block.ln_2.register_forward_pre_hook(self._before_ln_2))
         if self.names & {"ln_2"}:
-            handles.append(block.ln_2.register_forward_hook(_output_hook(self.prefix + "ln_2", self._visit)))
+            handles.append(block.ln_2.register_forward_hook(_output_hook(self.prefix + "ln_2", self.visitor)))
         if self.names & {"mlp.pre"}:
-            handles.append(mlp.c_fc.register_forward_hook(_output_hook(self.prefix + "mlp.pre", self._visit)))
+            handles.append(mlp.c_fc.register_forward_hook(_output_hook(self.prefix + "mlp.pre", self.visitor)))
         if self.names & {"mlp.post"}:
             handles.append(mlp.c_proj.register_forward_pre_hook(self._before_mlp_c_proj))
         if self.names & {"mlp.out", "resid_mid"}:
@@ -92,7 +112,7 @@ class _BlockHooks:
 
     def visit(self, name: str, value: Tensor) -> Tensor:
         """The activation as it goes on, whether anyone asked for it or not."""
-        return self._visit(self.prefix + name, value) if name in self.names else value
+        return visit(self.visitor, self.prefix + name, value) if name in self.names else value
 
     def _before_block(self, module: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         return self.visit("resid_pre", arguments[0][0])[None], *arguments[1:]
@@ -118,7 +138,10 @@ class _BlockHooks:
         q, k, v = (part.float() for part in self.qkv)
         future = torch.ones(q.shape[1], q.shape[1], dtype=torch.bool, device=q.device).triu(1)  # (T, T)
         scores = (q @ k.transpose(1, 2) * self.block.attn.scale).masked_fill(future, -torch.inf)  # (H, T, T)
-        new_scores = self.visit("attn.scores", scores).masked_fill(future, -torch.inf)
+        new_scores = scores
+        if "attn.scores" in self.names:
+            new_scores = self.visitor.change(self.prefix + "attn.scores", scores).masked_fill(future, -torch.inf)
+            new_scores = self.visitor.keep(self.prefix + "attn.scores", new_scores)
         pattern = new_scores.softmax(dim=-1)
         new_pattern = self.visit("attn.pattern", pattern)
         same = torch.equal(new_scores, scores) and torch.equal(new_pattern, pattern)
@@ -135,11 +158,7 @@ class _BlockHooks:
 
     def _projection(self) -> tuple[Tensor, Tensor]:
         c_proj = self.block.attn.c_proj
-        if type(c_proj) is not Conv1D:
-            raise InvalidRequestError(
-                f"{self.prefix}attn.heads: the matrix behind the heads is a {type(c_proj).__name__}; merge it first",
-                param="keep",
-            )
+        check_plain(c_proj, f"{self.prefix}attn.c_proj.weight")
         return c_proj.weight.view(self.block.attn.heads, -1, self.block.attn.width), c_proj.bias
 
     def _before_ln_2(self, module: Any, arguments: tuple[Tensor]) -> tuple[Tensor]:

@@ -24,7 +24,7 @@ from gptwo.engine.text import token_text
 from gptwo.errors import ContextLengthError, InvalidRequestError, NumericalError, nearest_name
 from gptwo.inspection.activations import activation_names, matching_names
 from gptwo.inspection.changes import Change, Floats, changed
-from gptwo.inspection.hooks import hooked
+from gptwo.inspection.hooks import check_plain, hooked, visit
 from gptwo.loading import OpenModel, Prompt, open_model
 from gptwo.model import GPT2
 from gptwo.options import is_integer, shown
@@ -204,12 +204,16 @@ class Inspector:
             return _array(F.linear(x, self.model.head_weight))
 
     def weight(self, name: str) -> Floats:
-        """A parameter by the checkpoint's name, as float32; `lm_head.weight` is there even where it is `wte.weight`."""
+        """A parameter by the checkpoint's name, as float32; `lm_head.weight` is there even where it is `wte.weight`.
+
+        Raises InvalidRequestError for an unknown name, and where LoRA changes what the parameter means.
+        """
         if name == "lm_head.weight":
             return _array(self.model.head_weight)
         parameters = dict(self.model.named_parameters())
         if name not in parameters:
             raise InvalidRequestError(f"the model has no parameter {shown(name)}{nearest_name(name, parameters)}")
+        check_plain(self.model.get_submodule(name.rpartition(".")[0]), name)
         return _array(parameters[name])
 
     def _forward(self, tokens: Tensor, recorder: _Recorder, *, head: bool = True) -> Tensor:
@@ -219,7 +223,7 @@ class Inspector:
         logits = self.model(tokens).logits[0]
         if not recorder.changes and not torch.isfinite(logits).all():
             raise NumericalError("the logits are not finite: the weights hold NaN, infinite or far too large values")
-        return recorder("logits", logits)
+        return visit(recorder, "logits", logits)
 
     def _changes(self, change: Mapping[str, Change]) -> dict[str, Change]:
         changes: dict[str, Change] = {}
@@ -263,24 +267,27 @@ class Inspector:
 
 
 class _Recorder:
-    """Visits the activations of one pass: changes them, then keeps them."""
+    """Changes and keeps the activations of one pass (see hooks.Visitor)."""
 
     def __init__(self, names: frozenset[str], changes: Mapping[str, Change], *, differentiable: bool) -> None:
         self.names, self.changes, self.differentiable = names, changes, differentiable
         self.kept: dict[str, Floats] = {}
         self.tensors: dict[str, Tensor] = {}
 
-    def __call__(self, name: str, value: Tensor) -> Tensor:
-        if name in self.changes:
-            new = torch.from_numpy(changed(name, _array(value), self.changes[name])).to(value.device, value.dtype)
-            value = torch.where(new == value, value, new)  # so that what is as it was keeps its gradient
-        if name in self.names:
-            if not self.differentiable:
-                self.kept[name] = _array(value)
-            else:
-                if not value.requires_grad:  # all of it was changed, or the weights are frozen
-                    value = value.detach().requires_grad_()
-                self.tensors[name] = value
+    def change(self, name: str, value: Tensor) -> Tensor:
+        if name not in self.changes:
+            return value
+        new = torch.from_numpy(changed(name, _array(value), self.changes[name])).to(value.device)
+        # What is as it was stays the very number, and keeps its gradient.
+        return torch.where(new == value.float(), value, new.to(value.dtype))
+
+    def keep(self, name: str, value: Tensor) -> Tensor:
+        if name in self.names and not self.differentiable:
+            self.kept[name] = _array(value)
+        elif name in self.names:
+            if not value.requires_grad:  # all of it was changed, or the weights are frozen
+                value = value.detach().requires_grad_()
+            self.tensors[name] = value
         return value
 
 

@@ -62,7 +62,7 @@ class Inventory:
     parts: Mapping[str, tuple[int, int]]
     """By part, how many numbers it has and how many bytes they take."""
     formats: Mapping[str, int | None]
-    """Bytes of the weights in f32, f16, bf16, int8 and int4; None for one that the core does not have for this model."""
+    """Bytes of the weights in f32, f16, bf16, int8 and int4; None for one that the core cannot run this model in."""
     norms_read: bool
 
     @property
