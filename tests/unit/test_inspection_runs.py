@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +15,8 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from tiny_models import TOKENIZER, random_arrays, tiny_config
 
+import gptwo.inspection
+from gptwo.cli import main
 from gptwo.errors import ContextLengthError, InvalidRequestError, NumericalError
 from gptwo.inspection import Inspector, ablate, activation_shape
 from gptwo.model import GPT2
@@ -310,7 +315,8 @@ def test_nothing_flows_back_through_what_was_changed() -> None:
         ("logits", "gradient_of is 'logits', expected 'loss', two tokens, or an array"),
         (("Before we", "!"), "is 5 tokens of this model, expected one"),
         ((1, 300), "out of range"),
-        (np.zeros(3), "has shape"),
+        ((1, 2, 3), r"gradient_of has shape \(3,\), expected \("),
+        (np.zeros(3), r"gradient_of has shape \(3,\), expected \("),
     ],
 )
 def test_what_gradients_are_of_is_checked(gradient_of: object, said: str) -> None:
@@ -433,3 +439,28 @@ def test_a_parameter_is_had_by_its_name() -> None:
     assert_array_equal(one.weight("lm_head.weight"), one.weight("wte.weight"))
     with pytest.raises(InvalidRequestError, match=r"did you mean 'h\.0\.attn\.c_attn\.weight'"):
         one.weight("h.0.attn.c_atn.weight")
+
+
+# ---- what cannot be looked into
+
+
+def test_without_pytorch_the_extra_is_named() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import gptwo.inspection, gptwo.inspection.parameters, gptwo.inspection.lens\n"
+        "try:\n    from gptwo.inspection import Inspector\n"
+        "except gptwo.GptwoError as error:\n    print(type(error).__name__, error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("MissingDependencyError looking into a running model needs PyTorch: pip install")
+
+
+def test_a_packed_model_is_refused_in_a_sentence(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    assert main(["quantize", str(tiny_checkpoint), str(tmp_path / "out"), "--no-report"]) == 0
+    with pytest.raises(InvalidRequestError, match="is packed as int8; for another format load the checkpoint"):
+        Inspector.load(tmp_path / "out")
+
+
+def test_a_name_that_gptwo_inspection_lacks_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        gptwo.inspection.nothing  # noqa: B018

@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from gptwo.errors import MissingDependencyError
+
 if TYPE_CHECKING:
     from gptwo.inspection.activations import ACTIVATIONS, activation_names, activation_shape
     from gptwo.inspection.attention import AttentionPatterns, InductionScores, attention_patterns, induction_scores
@@ -64,6 +66,13 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'gptwo.inspection' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"gptwo.inspection.{_HOMES[name]}"), name)
+    try:
+        value = getattr(importlib.import_module(f"gptwo.inspection.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise MissingDependencyError(
+            "looking into a running model needs PyTorch: pip install '.[torch]' in gptwo's checkout"
+        ) from error
     globals()[name] = value
     return value

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gptwo.errors import InvalidRequestError
-from gptwo.options import finite, is_integer, shown
+from gptwo.options import is_integer, shown
 
 Floats = npt.NDArray[np.float32]
 Change = Callable[[Floats], Any] | npt.ArrayLike
@@ -43,19 +43,20 @@ def changed(name: str, activation: Floats, change: Change) -> Floats:
     """What a change makes of an activation, in its shape. Raises InvalidRequestError for anything else."""
     with np.errstate(invalid="ignore"):  # scores hold -inf, of which any arithmetic may make NaN
         result = change(activation.copy()) if callable(change) else change
-    number = finite(result)
-    if number is not None:
-        return np.full_like(activation, number)
+    return numbers(f"the change of {name}", result, activation.shape, param="change")
+
+
+def numbers(what: str, value: object, shape: tuple[int, ...], *, param: str) -> Floats:
+    """A number, or numbers of this shape, as float32 of this shape. Raises InvalidRequestError for anything else."""
     try:
-        if result is None:  # which numpy would take for NaN
+        if value is None:  # which numpy would take for NaN
             raise TypeError
-        array = np.asarray(result, np.float32)
+        with np.errstate(over="ignore"):
+            array = np.asarray(value, np.float32)
     except (TypeError, ValueError):
-        raise InvalidRequestError(
-            f"the change of {name} is {shown(result)}, expected numbers of shape {activation.shape}", param="change"
-        ) from None
-    if array.shape != activation.shape:
-        raise InvalidRequestError(
-            f"the change of {name} has shape {array.shape}, expected {activation.shape}", param="change"
-        )
+        raise InvalidRequestError(f"{what} is {shown(value)}, expected numbers of shape {shape}", param=param) from None
+    if array.ndim == 0:
+        return np.full(shape, array)
+    if array.shape != shape:
+        raise InvalidRequestError(f"{what} has shape {array.shape}, expected {shape}", param=param)
     return array

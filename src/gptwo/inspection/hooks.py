@@ -86,29 +86,26 @@ class _BlockHooks:
     def register(self, handles: list[RemovableHandle]) -> None:
         """Put the hooks that the names need on the block's modules."""
         block, attn, mlp = self.block, self.block.attn, self.block.mlp
-        attention = {"attn.scores", "attn.pattern"}
-        if self.names & {"resid_pre"}:
-            handles.append(block.register_forward_pre_hook(self._before_block))
-        if self.names & {"ln_1"}:
-            handles.append(block.ln_1.register_forward_hook(_output_hook(self.prefix + "ln_1", self.visitor)))
-        if self.names & {"attn.q", "attn.k", "attn.v", *attention}:
-            handles.append(attn.c_attn.register_forward_hook(self._after_c_attn))
-        if self.names & {*attention, "attn.z", "attn.heads"}:
-            handles.append(attn.c_proj.register_forward_pre_hook(self._before_c_proj))
-        if self.names & {"attn.heads", "attn.out"}:
-            handles.append(attn.register_forward_hook(self._after_attention))
-        if self.names & {"resid_mid"}:
-            handles.append(block.ln_2.register_forward_pre_hook(self._before_ln_2))
-        if self.names & {"ln_2"}:
-            handles.append(block.ln_2.register_forward_hook(_output_hook(self.prefix + "ln_2", self.visitor)))
-        if self.names & {"mlp.pre"}:
-            handles.append(mlp.c_fc.register_forward_hook(_output_hook(self.prefix + "mlp.pre", self.visitor)))
-        if self.names & {"mlp.post"}:
-            handles.append(mlp.c_proj.register_forward_pre_hook(self._before_mlp_c_proj))
-        if self.names & {"mlp.out", "resid_mid"}:
-            handles.append(mlp.register_forward_hook(self._after_mlp))
-        if self.names & {"resid_mid", "resid_post"}:
-            handles.append(block.register_forward_hook(self._after_block))
+        explicit = {"attn.scores", "attn.pattern"}
+        hooks: list[tuple[set[str], Callable[..., RemovableHandle], Callable[..., Any]]] = [
+            ({"resid_pre"}, block.register_forward_pre_hook, self._before_block),
+            ({"ln_1"}, block.ln_1.register_forward_hook, self._after("ln_1")),
+            ({"attn.q", "attn.k", "attn.v"} | explicit, attn.c_attn.register_forward_hook, self._after_c_attn),
+            ({"attn.z", "attn.heads"} | explicit, attn.c_proj.register_forward_pre_hook, self._before_c_proj),
+            ({"attn.heads", "attn.out"}, attn.register_forward_hook, self._after_attention),
+            ({"resid_mid"}, block.ln_2.register_forward_pre_hook, self._before_ln_2),
+            ({"ln_2"}, block.ln_2.register_forward_hook, self._after("ln_2")),
+            ({"mlp.pre"}, mlp.c_fc.register_forward_hook, self._after("mlp.pre")),
+            ({"mlp.post"}, mlp.c_proj.register_forward_pre_hook, self._before_mlp_c_proj),
+            ({"mlp.out", "resid_mid"}, mlp.register_forward_hook, self._after_mlp),
+            ({"resid_mid", "resid_post"}, block.register_forward_hook, self._after_block),
+        ]
+        for names, register, hook in hooks:
+            if self.names & names:
+                handles.append(register(hook))
+
+    def _after(self, name: str) -> Callable[[Any, Any, Tensor], Tensor]:
+        return _output_hook(self.prefix + name, self.visitor)
 
     def visit(self, name: str, value: Tensor) -> Tensor:
         """The activation as it goes on, whether anyone asked for it or not."""

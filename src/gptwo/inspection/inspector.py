@@ -6,11 +6,10 @@ T tokens, C width, V vocabulary.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,15 +22,14 @@ from gptwo.engine.request import check_token_ids
 from gptwo.engine.text import token_text
 from gptwo.errors import ContextLengthError, InvalidRequestError, NumericalError, nearest_name
 from gptwo.inspection.activations import activation_names, matching_names
-from gptwo.inspection.changes import Change, Floats, changed
+from gptwo.inspection.changes import Change, Floats, changed, numbers
 from gptwo.inspection.hooks import check_plain, hooked, visit
 from gptwo.loading import OpenModel, Prompt, open_model
 from gptwo.model import GPT2
 from gptwo.options import is_integer, shown
 from gptwo.tokenizer import Tokenizer
 
-Gradient = str | tuple[int | str, int | str] | Sequence[Any] | Floats
-LOSS = "loss"
+Gradient = str | tuple[int | str, int | str] | Floats
 
 
 @dataclass(frozen=True)
@@ -114,29 +112,24 @@ class Inspector:
         """All that a run can keep, in the order of a pass."""
         return activation_names(self.config)
 
-    def encode(self, prompt: Prompt) -> tuple[int, ...]:
-        """The token ids of a text, or token ids, checked.
+    def encode(self, prompt: Prompt, *, endless: bool = False) -> tuple[int, ...]:
+        """The token ids of a text, or token ids, checked; `endless` allows more of them than the model has positions.
 
         Raises InvalidRequestError for what is no prompt or has no token, ContextLengthError if it has too many.
         """
-        ids = self.encode_long(prompt, endless=False)
-        if len(ids) > self.config.n_positions:
+        ids = check_token_ids(self._opened.encode(prompt, endless=endless), self.config.vocab_size)
+        if not ids:
+            raise InvalidRequestError("the prompt has no tokens, so there is nothing to look at", param="prompt")
+        if not endless and len(ids) > self.config.n_positions:
             raise ContextLengthError(
                 f"the prompt has {len(ids):,} tokens, more than the model's {self.config.n_positions} positions",
                 param="prompt",
             )
         return ids
 
-    def encode_long(self, prompt: Prompt, *, endless: bool = True) -> tuple[int, ...]:
-        """As `encode`, for a text that may be longer than the model's positions."""
-        ids = check_token_ids(self._opened.encode(prompt, endless=endless), self.config.vocab_size)
-        if not ids:
-            raise InvalidRequestError("the prompt has no tokens, so there is nothing to look at", param="prompt")
-        return ids
-
     def token_id(self, token: int | str) -> int:
         """The id of a token given by its text or by its id. Raises InvalidRequestError if it is not one token."""
-        ids = self.encode_long([token] if is_integer(token) else token)  # type: ignore[list-item,arg-type]
+        ids = self.encode([token] if is_integer(token) else token, endless=True)  # type: ignore[list-item,arg-type]
         if len(ids) != 1:
             raise InvalidRequestError(f"{shown(token)} is {len(ids)} tokens of this model, expected one", param="token")
         return ids[0]
@@ -173,18 +166,17 @@ class Inspector:
         ids = self.encode(prompt)
         kept = matching_names([keep] if isinstance(keep, str) else keep, self.config, param="keep")
         changes = self._changes(change or {})
-        cotangent = None if gradient_of is None else self._cotangent(gradient_of, ids)
-        recorder = _Recorder(frozenset(kept), changes, differentiable=cotangent is not None)
+        target_of = None if gradient_of is None else self._target(gradient_of, ids)
+        recorder = _Recorder(frozenset(kept), changes, differentiable=target_of is not None)
         needed = {*kept, *changes}
-        with self._one_at_a_time(), _as_it_is_used(self.model), hooked(self.model, needed, recorder):
+        with self._one_at_a_time(), _as_in_use(self.model), hooked(self.model, needed, recorder):
             tokens = torch.tensor([ids], device=self.model.wte.weight.device)
-            if cotangent is None:
+            if target_of is None:
                 with torch.no_grad():
                     self._forward(tokens, recorder, head="logits" in needed)
                 return Run(ids, self.token_texts(ids), {name: recorder.kept[name] for name in kept})
             with torch.enable_grad():
-                logits = self._forward(tokens, recorder)
-                target = _loss(logits, tokens[0]) if cotangent is LOSS else (logits * cotangent).sum()
+                target = target_of(self._forward(tokens, recorder))
                 tensors = [recorder.tensors[name] for name in kept]
                 found = torch.autograd.grad(target, tensors, allow_unused=True) if tensors else ()
         gradients = [torch.zeros_like(t) if g is None else g for t, g in zip(tensors, found, strict=True)]
@@ -193,7 +185,7 @@ class Inspector:
             self.token_texts(ids),
             {name: _array(tensor) for name, tensor in zip(kept, tensors, strict=True)},
             {name: _array(gradient) for name, gradient in zip(kept, gradients, strict=True)},
-            float(target.detach()),
+            target.item(),
         )
 
     def unembed(self, residual: Floats) -> Floats:
@@ -234,25 +226,28 @@ class Inspector:
                 changes[name] = value
         return changes
 
-    def _cotangent(self, gradient_of: Gradient, ids: Sequence[int]) -> Tensor | str:
-        """What the logits are multiplied by to give the target, (T, V), or LOSS."""
-        shape = (len(ids), self.config.vocab_size)
+    def _target(self, gradient_of: Gradient, ids: Sequence[int]) -> Callable[[Tensor], Tensor]:
+        """What makes the number that is differentiated of the logits (T, V)."""
+        device = self.model.wte.weight.device
         if isinstance(gradient_of, str):
-            if gradient_of != LOSS:
+            if gradient_of != "loss":
                 raise InvalidRequestError(
                     f"gradient_of is {shown(gradient_of)}, expected 'loss', two tokens, or an array",
                     param="gradient_of",
                 )
             if len(ids) < 2:
                 raise InvalidRequestError("the loss needs a text of two tokens or more", param="gradient_of")
-            return LOSS
+            following = torch.tensor(ids[1:], device=device)
+            return lambda logits: F.cross_entropy(logits[:-1].float(), following)
+        shape = (len(ids), self.config.vocab_size)
         if isinstance(gradient_of, tuple) and len(gradient_of) == 2:
-            array = np.zeros(shape, np.float32)
-            array[-1, self.token_id(gradient_of[0])] += 1.0
-            array[-1, self.token_id(gradient_of[1])] -= 1.0
+            weights = np.zeros(shape, np.float32)
+            weights[-1, self.token_id(gradient_of[0])] += 1.0
+            weights[-1, self.token_id(gradient_of[1])] -= 1.0
         else:
-            array = changed("logits", np.zeros(shape, np.float32), gradient_of)
-        return torch.from_numpy(array).to(self.model.wte.weight.device)
+            weights = numbers("gradient_of", gradient_of, shape, param="gradient_of")
+        factor = torch.from_numpy(weights).to(device)
+        return lambda logits: (logits * factor).sum()
 
     @contextmanager
     def _one_at_a_time(self) -> Iterator[None]:
@@ -292,8 +287,8 @@ class _Recorder:
 
 
 @contextmanager
-def _as_it_is_used(model: GPT2) -> Iterator[None]:
-    """A model that is being trained without dropout, and with each block computed once."""
+def _as_in_use(model: GPT2) -> Iterator[None]:
+    """Without dropout, and with each block computed once, also while the model is being trained."""
     training, checkpointing = model.training, model.activation_checkpointing
     try:
         model.activation_checkpointing = False
@@ -302,11 +297,6 @@ def _as_it_is_used(model: GPT2) -> Iterator[None]:
     finally:
         model.train(training)
         model.activation_checkpointing = checkpointing
-
-
-def _loss(logits: Tensor, ids: Tensor) -> Tensor:
-    """Mean negative log-probability of each token but the first: logits (T, V), ids (T,)."""
-    return F.cross_entropy(logits[:-1].float(), ids[1:])
 
 
 def _array(tensor: Tensor) -> Floats:

@@ -56,7 +56,7 @@ def loss_by_position(inspector: Inspector, prompt: Prompt) -> LossByPosition:
 
     Raises InvalidRequestError for a text of fewer than two tokens, and what `Inspector.run` does.
     """
-    ids = inspector.encode_long(prompt)
+    ids = inspector.encode(prompt, endless=True)
     if len(ids) < 2:
         raise InvalidRequestError("the loss needs a text of two tokens or more", param="prompt")
     positions = inspector.config.n_positions
