@@ -21,8 +21,9 @@ def test_a_checkpoint_is_shown_whole(capsys: Capture, tiny_checkpoint: Path) -> 
     assert (
         "├─ h.0 to h.1\n│  ├─ ln_1  weight 16, bias 16\n│  ├─ attn\n│  │  ├─ c_attn  weight 16 x 48, bias 48\n" in out
     )
-    assert "└─ lm_head  wte, tied\n" in out
-    assert re.search(r"embeddings +5,824 +", out)
+    assert "└─ lm_head  tied to wte\n" in out
+    assert re.search(r"^embeddings +5,824 +46.9% +23.30 kB$", out, flags=re.MULTILINE)
+    assert re.search(r"^head +tied to wte$", out, flags=re.MULTILINE)
     assert re.search(r"int8 +\d+\.\d\d kB +gptwo quantize", out)
     assert re.search(r"h\.1\.mlp\.c_proj\.weight +64 x 16 +F32 +4,096 +\d+\.\d{4}", out)
 
@@ -52,7 +53,7 @@ def test_norms_that_are_left_out_are_told(
     monkeypatch.setattr("gptwo.inspection.parameters.NORMS_UP_TO", 1000)
     code, out, err = run(capsys, "inspect", tiny_checkpoint)
     assert code == 0
-    assert re.search(r"wte\.weight +300 x 16 +F32 +19,200 +- ", out)
+    assert re.search(r"wte\.weight +300 x 16 +F32 +19,200 +-$", out, flags=re.MULTILINE)
     assert err == "norms are left out of 49.66 kB; --norms reads them\n"
     assert run(capsys, "inspect", tiny_checkpoint, "--no-norms")[2] == ""
     assert run(capsys, "inspect", tiny_checkpoint, "--norms")[2] == ""
@@ -65,7 +66,7 @@ def test_a_packed_model_is_shown_with_the_shapes_of_its_matrices(
     code, out, _ = run(capsys, "inspect", tmp_path / "out")
     assert code == 0
     assert ": packed, " in out
-    assert re.search(r"h\.0\.attn\.c_attn\.weight +16 x 48 +int8 +[\d,]+ +- ", out)
+    assert re.search(r"h\.0\.attn\.c_attn\.weight +16 x 48 +int8 +[\d,]+ +-$", out, flags=re.MULTILINE)
 
 
 def test_what_is_no_model_is_refused_in_a_line(capsys: Capture, tmp_path: Path, tiny_checkpoint: Path) -> None:

@@ -52,6 +52,9 @@ def test_every_activation_has_the_shape_of_the_table(changes: dict[str, object])
         assert run[name].shape == activation_shape(name, one.config, len(run.token_ids)), name
         assert run[name].dtype == np.float32
     assert "".join(run.tokens) == TEXT
+    for unknown in ("h.*.ln_1", "h.9.ln_1", "logit"):
+        with pytest.raises(InvalidRequestError, match="no activation"):
+            activation_shape(unknown, one.config, 3)
 
 
 @pytest.mark.parametrize("ids", [[7], [1, 2, 3, 4, 5], list(range(64))])
@@ -108,6 +111,13 @@ def test_an_unknown_name_is_told_with_those_there_are(name: object, said: str) -
         inspector().run(TEXT, keep=[name])
     assert caught.value.param == "keep"
     assert len(str(caught.value)) < 500
+
+
+def test_what_holds_no_names_is_told() -> None:
+    with pytest.raises(InvalidRequestError, match="keep is None, expected names of activations"):
+        inspector().run(TEXT, keep=None)
+    with pytest.raises(InvalidRequestError, match=r"change is \['wte'\], expected a mapping from names"):
+        inspector().run(TEXT, change=["wte"])
 
 
 @pytest.mark.parametrize(

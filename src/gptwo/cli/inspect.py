@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gptwo.cli.terminal import bar, note, print_table, write, write_json
+from gptwo.cli.terminal import bar, note, write, write_json
 
 if TYPE_CHECKING:
     from gptwo.config import GPTConfig
@@ -74,32 +75,42 @@ def _show(inventory: Inventory) -> None:
     if config.extra:
         write(f"{'other keys':<33}{', '.join(sorted(config.extra))}\n")
     write("\n" + "".join(line + "\n" for line in tree_lines(config)) + "\n")
-    print_table(
+    _table(
         ("part", "parameters", "share", "size"),
         [
-            [part, f"{count:,}", f"{count / config.parameter_count:.1%}", _size(size)]
+            (part, f"{count:,}", f"{count / config.parameter_count:.1%}", _size(size))
             if part != "head" or count
-            else [part, "wte, tied", "", ""]
+            else (part, "tied to wte", "", "")
             for part, (count, size) in inventory.parts.items()
         ],
-        right=("parameters", "share", "size"),
     )
-    print_table(
+    _table(
         ("format", "weights", "made by"),
         [
-            [name, "-" if size is None else _size(size), _MADE_BY.get(name, "saving for transformers")]
+            (name, "-" if size is None else _size(size), _MADE_BY.get(name, "saving for transformers"))
             for name, size in inventory.formats.items()
         ],
-        right=("weights",),
     )
-    print_table(
+    _table(
         ("tensor", "shape", "type", "bytes", "norm"),
         [
-            [one.name, _shape(one.shape), one.dtype, f"{one.bytes:,}", "-" if one.norm is None else f"{one.norm:.4f}"]
+            (one.name, _shape(one.shape), one.dtype, f"{one.bytes:,}", "-" if one.norm is None else f"{one.norm:.4f}")
             for one in inventory.parameters
         ],
-        right=("bytes", "norm"),
     )
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write a table; numbers are aligned to the right. (rich's takes a second for the tensors of GPT-2 XL.)"""
+    right = [name in ("parameters", "share", "size", "weights", "bytes", "norm") for name in columns]
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    for cells in (columns, *rows):
+        line = "  ".join(
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, width, number in zip(cells, widths, right, strict=True)
+        )
+        write(line.rstrip() + "\n")
+    write("\n")
 
 
 def tree_lines(config: GPTConfig) -> list[str]:
@@ -111,7 +122,7 @@ def tree_lines(config: GPTConfig) -> list[str]:
         many = f"h.0 to h.{config.n_layer - 1}" if config.n_layer > 1 else "h.0"
         tree.update({many: module["0"]} if name == "h" else {name: module})
     if config.tie_word_embeddings:
-        tree["lm_head"] = "wte, tied"
+        tree["lm_head"] = "tied to wte"
     return [f"GPT2  {config.parameter_count:,} parameters", *_branches(tree, "")]
 
 

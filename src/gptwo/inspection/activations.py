@@ -64,7 +64,8 @@ def activation_names(config: GPTConfig) -> list[str]:
 
 def activation_shape(name: str, config: GPTConfig, tokens: int) -> tuple[int, ...]:
     """The shape of an activation in a run of so many tokens. Raises InvalidRequestError for an unknown name."""
-    matching_names([name], config, param="name")
+    if name not in activation_names(config):
+        raise _unknown(name, config, param="name")
     first, _, rest = name.partition(".")
     general = f"h.N.{rest.partition('.')[2]}" if first == "h" else name
     sizes = {
@@ -87,20 +88,22 @@ def matching_names(patterns: Iterable[str], config: GPTConfig, *, param: str) ->
     """
     names = activation_names(config)
     matched = set()
+    if not isinstance(patterns, Iterable):
+        raise InvalidRequestError(f"{param} is {shown(patterns)}, expected names of activations", param=param)
     for pattern in patterns:
         if not isinstance(pattern, str):
             raise InvalidRequestError(f"{param} holds {shown(pattern)}, expected names of activations", param=param)
         found = [name for name in names if fnmatchcase(name, pattern)]
         if not found:
-            layers = f" of a model with {config.n_layer} layers" if pattern.startswith("h.") else ""
-            raise InvalidRequestError(
-                f"no activation{layers} is called {shown(pattern)}{_hint(pattern, names)}", param=param
-            )
+            raise _unknown(pattern, config, param=param)
         matched.update(found)
     return [name for name in names if name in matched]
 
 
-def _hint(pattern: str, names: list[str]) -> str:
-    """The nearest name, or, where none is near, the names of the table: those of every layer would be hundreds."""
-    hint = nearest_name(pattern, names)
-    return hint if "did you mean" in hint else f"; known names: {', '.join(row.name for row in ACTIVATIONS)}"
+def _unknown(name: str, config: GPTConfig, *, param: str) -> InvalidRequestError:
+    """The error that names the nearest, or, where none is near, the table: all layers' names would be hundreds."""
+    layers = f" of a model with {config.n_layer} layers" if name.startswith("h.") else ""
+    hint = nearest_name(name, activation_names(config))
+    if "did you mean" not in hint:
+        hint = f"; known names: {', '.join(row.name for row in ACTIVATIONS)}"
+    return InvalidRequestError(f"no activation{layers} is called {shown(name)}{hint}", param=param)

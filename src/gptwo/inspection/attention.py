@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Doubles = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AttentionPatterns:
     """Where each position of a text looks, in each head."""
 
@@ -40,7 +40,7 @@ def attention_patterns(inspector: Inspector, prompt: Prompt) -> AttentionPattern
     return AttentionPatterns(run.token_ids, run.tokens, np.stack(list(run.activations.values())))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class InductionScores:
     """How much each head looks at certain positions of random tokens that are repeated once: 0 to 1."""
 

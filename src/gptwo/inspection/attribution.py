@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Doubles = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LogitAttribution:
     """The parts of a logit difference; all of them add up to it."""
 

@@ -116,7 +116,7 @@ class _BlockHooks:
 
     def _after_c_attn(self, module: Any, arguments: Any, output: Tensor) -> Tensor | None:
         attn = self.block.attn
-        heads = [attn.split_heads(part)[0] for part in output.split(attn.width, dim=2)]  # 3 x (H, T, D)
+        heads = [attn.split_heads(part)[0] for part in output.chunk(3, dim=2)]  # 3 x (H, T, D)
         q, k, v = (self.visit(f"attn.{name}", part) for name, part in zip("qkv", heads, strict=True))
         self.qkv = q, k, v
         if self.names & {"attn.q", "attn.k", "attn.v"}:
@@ -151,7 +151,7 @@ class _BlockHooks:
             heads = self.z @ weight  # (H, T, C)
             new_heads = self.visit("attn.heads", heads)
             out = _instead((new_heads.sum(dim=0) + bias)[None], out, same=torch.equal(new_heads, heads))
-        return self.visit("attn.out", out[0])[None], *output[1:]  # type: ignore[return-value]
+        return self.visit("attn.out", out[0])[None], *output[1:]
 
     def _projection(self) -> tuple[Tensor, Tensor]:
         c_proj = self.block.attn.c_proj
@@ -173,7 +173,7 @@ class _BlockHooks:
         x = output[0]
         if "resid_mid" in self.names:
             x = self.resid_mid + self.mlp_out  # as the block adds them, but what was put in place of the former
-        return self.visit("resid_post", x[0])[None], *output[1:]  # type: ignore[return-value]
+        return self.visit("resid_post", x[0])[None], *output[1:]
 
 
 def _merged(heads: Tensor) -> Tensor:

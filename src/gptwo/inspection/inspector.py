@@ -32,7 +32,7 @@ from gptwo.tokenizer import Tokenizer
 Gradient = str | tuple[int | str, int | str] | Floats
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """What one pass kept. `run["h.0.attn.pattern"]` is an activation; the table is in docs/inspection.md."""
 
@@ -165,7 +165,7 @@ class Inspector:
         """
         ids = self.encode(prompt)
         kept = matching_names([keep] if isinstance(keep, str) else keep, self.config, param="keep")
-        changes = self._changes(change or {})
+        changes = self._changes(change)
         target_of = None if gradient_of is None else self._target(gradient_of, ids)
         recorder = _Recorder(frozenset(kept), changes, differentiable=target_of is not None)
         needed = {*kept, *changes}
@@ -217,7 +217,11 @@ class Inspector:
             raise NumericalError("the logits are not finite: the weights hold NaN, infinite or far too large values")
         return visit(recorder, "logits", logits)
 
-    def _changes(self, change: Mapping[str, Change]) -> dict[str, Change]:
+    def _changes(self, change: Mapping[str, Change] | None) -> dict[str, Change]:
+        if change is None:
+            return {}
+        if not isinstance(change, Mapping):
+            raise InvalidRequestError(f"change is {shown(change)}, expected a mapping from names", param="change")
         changes: dict[str, Change] = {}
         for pattern, value in change.items():
             for name in matching_names([pattern], self.config, param="change"):

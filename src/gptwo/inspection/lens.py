@@ -26,7 +26,7 @@ Integers = npt.NDArray[np.int64]
 _ROWS_AT_ONCE = 64  # of logits: 13 MB of GPT-2's vocabulary
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LogitLens:
     """What each layer would predict at each position."""
 

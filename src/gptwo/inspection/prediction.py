@@ -34,7 +34,7 @@ def log_probabilities(logits: Floats) -> Floats:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LossByPosition:
     """How well each token of a text is predicted, and whether more text before it helps."""
 
@@ -83,7 +83,7 @@ DEFAULT_SETTINGS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SamplingSpread:
     """The probabilities that the next token is drawn from, under several settings."""
 
