@@ -325,6 +325,7 @@ def test_nothing_flows_back_through_what_was_changed() -> None:
         ("logits", "gradient_of is 'logits', expected 'loss', two tokens, or an array"),
         (("Before we", "!"), "is 5 tokens of this model, expected one"),
         ((1, 300), "out of range"),
+        (5, "gradient_of is 5, expected 'loss', two tokens, or an array"),
         ((1, 2, 3), r"gradient_of has shape \(3,\), expected \("),
         (np.zeros(3), r"gradient_of has shape \(3,\), expected \("),
     ],
@@ -442,6 +443,13 @@ def test_bfloat16_weights_are_looked_at_as_they_are() -> None:
     with torch.no_grad():
         plain = one.model(torch.tensor([run.token_ids])).logits[0].float().numpy()
     assert_array_equal(run["logits"], plain)
+
+
+def test_a_residual_stream_of_another_width_is_refused() -> None:
+    one = inspector()
+    assert one.unembed(np.zeros((2, 3, 16), np.float32)).shape == (2, 3, 300)
+    with pytest.raises(InvalidRequestError, match=r"shape \(5,\), expected \(..., 16\)"):
+        one.unembed(np.zeros(5, np.float32))
 
 
 def test_a_parameter_is_had_by_its_name() -> None:

@@ -189,7 +189,14 @@ class Inspector:
         )
 
     def unembed(self, residual: Floats) -> Floats:
-        """The logits that the model would give if the residual stream (..., C) were its last: float32 (..., V)."""
+        """The logits that the model would give if the residual stream (..., C) were its last: float32 (..., V).
+
+        Raises InvalidRequestError for another width.
+        """
+        if np.ndim(residual) == 0 or np.shape(residual)[-1] != self.config.n_embd:
+            raise InvalidRequestError(
+                f"a residual stream of shape {np.shape(residual)}, expected (..., {self.config.n_embd})", "residual"
+            )
         weight = self.model.wte.weight
         with self._one_at_a_time(), torch.no_grad():
             x = self.model.ln_f(torch.as_tensor(residual).to(weight.device, weight.dtype))
@@ -233,12 +240,11 @@ class Inspector:
     def _target(self, gradient_of: Gradient, ids: Sequence[int]) -> Callable[[Tensor], Tensor]:
         """What makes the number that is differentiated of the logits (T, V)."""
         device = self.model.wte.weight.device
+        if isinstance(gradient_of, (str, int, float)) and gradient_of != "loss":
+            raise InvalidRequestError(
+                f"gradient_of is {shown(gradient_of)}, expected 'loss', two tokens, or an array", param="gradient_of"
+            )
         if isinstance(gradient_of, str):
-            if gradient_of != "loss":
-                raise InvalidRequestError(
-                    f"gradient_of is {shown(gradient_of)}, expected 'loss', two tokens, or an array",
-                    param="gradient_of",
-                )
             if len(ids) < 2:
                 raise InvalidRequestError("the loss needs a text of two tokens or more", param="gradient_of")
             following = torch.tensor(ids[1:], device=device)
