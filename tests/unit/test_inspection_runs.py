@@ -91,7 +91,11 @@ def test_what_was_not_kept_is_told_with_the_nearest_name() -> None:
     assert "logits" not in run
     with pytest.raises(InvalidRequestError, match=r"the run kept no 'h.1.attn.k'; did you mean 'h.[01].attn.q'\?"):
         run["h.1.attn.k"]
-    with pytest.raises(InvalidRequestError, match="it kept none"):
+    with pytest.raises(
+        InvalidRequestError, match=r"no 'zzz'; it kept wte, wpe, h.0.resid_pre, h.0.ln_1, h.0.attn.q, …"
+    ):
+        inspector().run(TEXT, keep="*")["zzz"]
+    with pytest.raises(InvalidRequestError, match="it kept nothing"):
         inspector().run(TEXT, keep=())["logits"]
 
 
