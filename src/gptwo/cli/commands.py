@@ -16,6 +16,7 @@ COMMANDS = {
     "generate": ("gptwo.cli.generate", "Continue a prompt, or a file of prompts."),
     "interactive": ("gptwo.cli.interactive", "Continue prompt after prompt with one model."),
     "models": ("gptwo.cli.models", "List the models that are here, and the published ones."),
+    "inspect": ("gptwo.cli.inspect", "Show what a checkpoint is made of."),
     "tokenize": ("gptwo.cli.tokenize", "Turn text into token ids, or ids into text."),
     "top": ("gptwo.cli.top", "Show the likeliest next tokens after each prompt."),
     "score": ("gptwo.cli.score", "Measure how well a model predicts a text."),

@@ -5,6 +5,7 @@ C width. The core does the work; here its weights are handed over, and the envir
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -84,20 +85,11 @@ class NativeDecoder:
         self.config = config
         self.weights: Weights = weights
         self._packed_in: Path | None = None
-        self._core = _native.Model(
-            vocab_size=config.vocab_size,
-            n_positions=config.n_positions,
-            width=config.n_embd,
-            inner=config.inner_size,
-            heads=config.n_head,
-            epsilon=config.layer_norm_epsilon,
-            tied=config.tie_word_embeddings,
-            activation=ACTIVATIONS[config.activation_function],
-            attention_scales=[config.attention_scale(layer) for layer in range(config.n_layer)],
-            format=FORMATS[weights],
+        self._core = _empty_core(
+            config,
+            weights,
             bf16_cache=cache == "bf16" or (cache == "auto" and weights != "f32"),
             threads=threads if threads is not None else default_threads(),
-            tier=chosen_tier(),
         )
         for name, shape in expected_shapes(config):
             if name not in tensors:
@@ -235,6 +227,38 @@ class NativeDecoder:
         name = self._core.first_not_finite() if self._packed_in is not None else ""
         if name:
             raise NumericalError(f"checkpoint {self._packed_in}: tensor {name} holds NaN or infinite values")
+
+
+def packed_sizes(config: GPTConfig, weights: Weights) -> int | None:
+    """Bytes of the tensors of a model that is packed (bf16, int8 or int4), without its weights.
+
+    What outliers add (`unfold`, 4 C bytes) is not in it. None if the core cannot run such a model.
+    """
+    if unsupported(config) is not None:
+        return None
+    core = _empty_core(config, weights, bf16_cache=True, threads=1)
+    return sum(
+        -(-core.mapped_bytes(name) // CACHE_LINE) * CACHE_LINE if is_matrix(name) else 4 * math.prod(shape)
+        for name, shape in expected_shapes(config)
+    )
+
+
+def _empty_core(config: GPTConfig, weights: Weights, *, bf16_cache: bool, threads: int) -> _native.Model:
+    return _native.Model(
+        vocab_size=config.vocab_size,
+        n_positions=config.n_positions,
+        width=config.n_embd,
+        inner=config.inner_size,
+        heads=config.n_head,
+        epsilon=config.layer_norm_epsilon,
+        tied=config.tie_word_embeddings,
+        activation=ACTIVATIONS[config.activation_function],
+        attention_scales=[config.attention_scale(layer) for layer in range(config.n_layer)],
+        format=FORMATS[weights],
+        bf16_cache=bf16_cache,
+        threads=threads,
+        tier=chosen_tier(),
+    )
 
 
 def unsupported(config: GPTConfig) -> str | None:

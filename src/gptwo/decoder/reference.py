@@ -50,7 +50,7 @@ class ReferenceDecoder:
         return decoder
 
     def _use(self, model: GPT2) -> None:
-        self._model, self._device = model, model.wte.weight.device
+        self.model, self._device = model, model.wte.weight.device
         self._past: dict[int, tuple[KeysValues, ...] | None] = {}
         self._numbers = itertools.count()
 
@@ -94,7 +94,7 @@ class ReferenceDecoder:
         for number, start, end in spans:
             wanted = (rows >= start) & (rows < end)
             with torch.inference_mode():
-                output = self._model(
+                output = self.model(
                     torch.tensor(token_ids[start:end], device=self._device)[None],
                     past=self._past[number],
                     rows=torch.tensor(rows[wanted] - start, device=self._device),

@@ -1,0 +1,62 @@
+"""Changing activations on the way: what a change is, and how its result is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gptwo.errors import InvalidRequestError
+from gptwo.options import is_integer, shown
+
+Floats = npt.NDArray[np.float32]
+Change = Callable[[Floats], Any] | npt.ArrayLike
+"""A function from an activation to the one that takes its place, or that one itself; a number fills the whole."""
+
+
+def ablate(*indices: int, value: float = 0.0) -> Callable[[Floats], Floats]:
+    """A change that sets the given entries of the first axis to `value`; without any, the whole.
+
+    For `z`, `pattern` or `heads` the first axis is the head, for the residual stream and the MLP it is the token.
+    Example: `change={"h.3.attn.z": ablate(1, 4)}` takes heads 1 and 4 out of layer 3.
+    """
+    for index in indices:
+        if not is_integer(index):
+            raise InvalidRequestError(f"ablate got {shown(index)}, expected indices of heads", param="change")
+
+    def change(activation: Floats) -> Floats:
+        for index in indices:
+            if not -len(activation) <= index < len(activation):
+                raise InvalidRequestError(
+                    f"ablate got index {index}, but the first axis has {len(activation)} entries", param="change"
+                )
+        changed = activation.copy()
+        changed[list(indices) if indices else ...] = value
+        return changed
+
+    return change
+
+
+def changed(name: str, activation: Floats, change: Change) -> Floats:
+    """What a change makes of an activation, in its shape. Raises InvalidRequestError for anything else."""
+    with np.errstate(invalid="ignore"):  # scores hold -inf, of which any arithmetic may make NaN
+        result = change(activation.copy()) if callable(change) else change
+    return numbers(f"the change of {name}", result, activation.shape, param="change")
+
+
+def numbers(what: str, value: object, shape: tuple[int, ...], *, param: str) -> Floats:
+    """A number, or numbers of this shape, as float32 of this shape. Raises InvalidRequestError for anything else."""
+    try:
+        if value is None:  # which numpy would take for NaN
+            raise TypeError
+        with np.errstate(over="ignore"):
+            array = np.asarray(value, np.float32)
+    except (TypeError, ValueError):
+        raise InvalidRequestError(f"{what} is {shown(value)}, expected numbers of shape {shape}", param=param) from None
+    if array.ndim == 0:
+        return np.full(shape, array)
+    if array.shape != shape:
+        raise InvalidRequestError(f"{what} has shape {array.shape}, expected {shape}", param=param)
+    return array
