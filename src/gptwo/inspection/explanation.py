@@ -1,91 +1,142 @@
-"""What one prompt does in a model, as arrays, and the same as JSON for a page.
+"""Everything about one prompt: the analyses together, and the same as JSON for a page.
 
-L layers, H heads, T tokens of the prompt, V vocabulary, R = L + 1 rows of the lens (the embeddings, then each layer),
-K tokens kept in each place of it.
+L layers, H heads, T tokens of the prompt, V vocabulary, K tokens kept in each place of the lens.
 """
 
 from __future__ import annotations
 
 import base64
+import dataclasses
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from gptwo.errors import ContextLengthError
+from gptwo.inspection.attention import AttentionPatterns, InductionScores, attention_patterns, induction_scores
+from gptwo.inspection.attribution import LogitAttribution, logit_attributions
+from gptwo.inspection.changes import Floats
+from gptwo.inspection.lens import LogitLens, logit_lens
+from gptwo.inspection.prediction import LossByPosition, SamplingSpread, loss_by_position, sampling_spread
+from gptwo.sampling.processors import largest
 from gptwo.tokenizer import Tokenizer
 
-Floats = npt.NDArray[np.float32]
+if TYPE_CHECKING:
+    from gptwo.inspection.inspector import Inspector
+    from gptwo.loading import Prompt
+
 Integers = npt.NDArray[np.int64]
 
 LIKELIEST = 5  # K
 LISTED = 40  # of the next tokens, those with a name on the page
+MOST_WEIGHTS = 2**25
+"""Of attention in one page, a byte each: 682 tokens of GPT-2, 235 of GPT-2 XL."""
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """The analyses of a prompt; see the module for the letters."""
+    """The analyses of a prompt."""
 
     model: str
     """Its name."""
     parameters: int
     """How many weights it has."""
     prompt: str
-    token_ids: Integers
-    """(T,): a prompt without tokens begins with `<|endoftext|>`, as in generating."""
+    """The text of the tokens."""
     names: dict[int, str]
     """The text of each token that is spoken of; of a part of a character its bytes, as in `\\xf0\\x9f`."""
-    lens_ids: Integers
-    """(R, T, K): the likeliest next tokens, were the residual stream read as if it were the last."""
-    lens_probabilities: Floats
-    """(R, T, K): of these."""
-    lens_following: Floats
-    """(R, T - 1): of the token that follows in the prompt."""
-    attention: Floats
-    """(L, H, T, T): how much each position (row) takes from each (column)."""
-    target_ids: Integers
-    """(T,): the token that the attribution is about, the likeliest next one."""
-    head_attribution: Floats
-    """(T, L, H): what each head adds to the target's logit."""
-    mlp_attribution: Floats
-    """(T, L): what each MLP adds."""
-    other_attribution: dict[str, Floats]
-    """(T,) each: what else adds to it, such as the embeddings."""
-    losses: Floats
-    """(T - 1,): -log of the probability of tokens 1 to T - 1, in nats."""
-    induction: Floats
-    """(L, H): how much a head looks at what followed the last time, 0 to 1, on random tokens said twice."""
+    lens: LogitLens
+    attention: AttentionPatterns
+    attributions: tuple[LogitAttribution, ...]
+    """One for each of the T positions, of the token that the model finds likeliest there."""
+    losses: LossByPosition | None
+    """None for a single token."""
+    induction: InductionScores
+    spread: SamplingSpread
     next_logits: Floats
     """(V,): of the token after the prompt."""
 
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """Those of the prompt; one without tokens begins with `<|endoftext|>`, as in generating."""
+        return self.lens.token_ids
+
     def as_dict(self) -> dict[str, Any]:
         """The data of a page, as JSON can hold it; docs/explain.md says what is where."""
-        layers, heads = self.induction.shape
+        layers, heads = self.induction.induction.shape
+        parts, others = self.attributions, ("token_embedding", "position_embedding", "final_bias")
         return {
             "version": 1,
             "model": {"name": self.model, "parameters": self.parameters, "layers": layers, "heads": heads},
             "prompt": self.prompt,
-            "token_ids": self.token_ids.tolist(),
+            "token_ids": list(self.token_ids),
             "names": {str(token): name for token, name in sorted(self.names.items())},
-            "losses": _rounded(self.losses),
+            "losses": [] if self.losses is None else _rounded(self.losses.losses[1:]),
             "lens": {
-                "rows": ["embeddings", *(f"layer {layer}" for layer in range(layers))],
-                "ids": packed(self.lens_ids, "<i4"),
-                "probabilities": packed(self.lens_probabilities, "<f4"),
-                "following": packed(self.lens_following, "<f4"),
+                "rows": list(self.lens.layers),
+                "ids": packed(self.lens.top_ids, "<i4"),
+                "probabilities": packed(self.lens.top_probabilities, "<f4"),
+                "following": packed(self.lens.target_probabilities[:, :-1], "<f4"),
             },
-            "attention": packed_attention(self.attention),
+            "attention": packed_attention(self.attention.patterns),
             "attribution": {
-                "target_ids": self.target_ids.tolist(),
-                "heads": packed(self.head_attribution, "<f4"),
-                "mlps": packed(self.mlp_attribution, "<f4"),
-                "others": {name: packed(values, "<f4") for name, values in self.other_attribution.items()},
+                "target_ids": [part.target_id for part in parts],
+                "heads": packed(np.stack([part.heads for part in parts]), "<f4"),
+                "attention_biases": packed(np.stack([part.attention_biases for part in parts]), "<f4"),
+                "mlps": packed(np.stack([part.mlps for part in parts]), "<f4"),
+                **{name: packed(np.array([getattr(part, name) for part in parts]), "<f4") for name in others},
             },
-            "induction": _rounded(self.induction),
-            "next": {"logits": packed(self.next_logits, "<f4"), "ids": likeliest(self.next_logits, LISTED).tolist()},
+            "induction": {name: _rounded(value) for name, value in dataclasses.asdict(self.induction).items()},
+            "next": {"logits": packed(self.next_logits, "<f4"), "ids": largest(self.next_logits, LISTED).tolist()},
         }
+
+
+def explain(inspector: Inspector, prompt: Prompt, *, induction: InductionScores | None = None) -> Explanation:
+    """All the analyses of a prompt; a text without tokens is taken as `<|endoftext|>`.
+
+    induction: the scores of the same model from before, since they do not depend on the prompt.
+    Raises ContextLengthError for more tokens than the model has positions, or than one page can show (MOST_WEIGHTS),
+    and what `Inspector.run` does.
+    """
+    config, tokenizer = inspector.config, inspector.tokenizer
+    end = None if tokenizer is None else tokenizer.end_of_text_id
+    ids = (end,) if prompt == "" and end is not None else inspector.encode(prompt)
+    most = most_tokens(config.n_layer * config.n_head)
+    if len(ids) > most:
+        raise ContextLengthError(
+            f"the prompt has {len(ids)} tokens; with the {config.n_layer * config.n_head} heads of this model one page "
+            f"shows up to {most}",
+            param="prompt",
+        )
+    lens = logit_lens(inspector, ids, top=LIKELIEST)
+    attributions = logit_attributions(inspector, ids)
+    known = config.vocab_size if tokenizer is None else tokenizer.vocab_size
+    next_logits = inspector.run(ids)["logits"][-1, :known]
+    spoken = {*ids, *lens.top_ids.flat, *(part.target_id for part in attributions)}
+    return Explanation(
+        model=inspector.name,
+        parameters=config.parameter_count,
+        prompt=prompt if isinstance(prompt, str) else "".join(lens.tokens),
+        names=names_of(tokenizer, map(int, {*spoken, *largest(next_logits, LISTED)})),
+        lens=lens,
+        attention=attention_patterns(inspector, ids),
+        attributions=attributions,
+        losses=loss_by_position(inspector, ids) if len(ids) > 1 else None,
+        induction=induction_scores(inspector) if induction is None else induction,
+        spread=sampling_spread(inspector, ids),
+        next_logits=next_logits,
+    )
+
+
+def most_tokens(heads: int) -> int:
+    """How many tokens one page shows of a model with so many heads in all.
+
+    Example: most_tokens(144) == 682
+    """
+    return (math.isqrt(8 * (MOST_WEIGHTS // heads) + 1) - 1) // 2
 
 
 def packed(array: npt.NDArray[Any], kind: str) -> dict[str, Any]:
@@ -102,11 +153,6 @@ def packed_attention(attention: Floats) -> dict[str, Any]:
     rows, columns = np.tril_indices(attention.shape[-1])
     triangle = attention[..., rows, columns]
     return packed(np.rint(255 * np.sqrt(triangle.clip(0, 1))), "u1")
-
-
-def likeliest(logits: Floats, count: int) -> Integers:
-    """The `count` likeliest of (V,) logits, in order; of equal ones the lower id is first."""
-    return np.argsort(-logits, kind="stable")[:count].astype(np.int64)
 
 
 def names_of(tokenizer: Tokenizer | None, token_ids: Iterable[int]) -> dict[int, str]:
@@ -131,8 +177,8 @@ def _namer(tokenizer: Tokenizer | None) -> Callable[[int], str]:
     return name
 
 
-def _rounded(values: Floats) -> Any:
+def _rounded(values: Any) -> Any:
     """As lists of numbers with 4 decimals, which is more than a picture shows; what is no number is None."""
-    if values.ndim > 1:
-        return [_rounded(row) for row in values]
-    return [round(float(value), 4) if math.isfinite(value) else None for value in values]
+    if isinstance(values, np.ndarray):
+        return [_rounded(value) for value in values]
+    return round(float(values), 4) if math.isfinite(values) else None

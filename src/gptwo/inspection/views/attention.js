@@ -95,7 +95,7 @@ export class AttentionView {
     );
     const order = weights.map((_, key) => key).sort((one, other) => weights[other] - weights[one]).slice(0, LISTED);
     this.list.replaceChildren(...order.map((key) => barLine(`${trace.tokens[key]}`, weights[key], 1, { current: key === position })));
-    this.caption.textContent = `induction score ${trace.induction[layer][head].toFixed(2)}`;
+    this.caption.textContent = `induction score ${trace.induction.induction[layer][head].toFixed(2)}`;
   }
 
   placeOf(event) {

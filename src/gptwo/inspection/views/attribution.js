@@ -33,30 +33,18 @@ export class AttributionView {
     choice.watch(() => this.show());
   }
 
-  /** [name, amount, kind] from the bottom of the model to the top. */
-  parts(position) {
-    const { trace } = this;
-    const parts = trace.otherShares.map(([name, values]) => [name, values[position], "other"]);
-    for (let layer = 0; layer < trace.layers; layer += 1) {
-      let heads = 0;
-      for (let head = 0; head < trace.heads; head += 1) heads += trace.headShare(position, layer, head);
-      parts.push([`layer ${layer} heads`, heads, "heads"], [`layer ${layer} MLP`, trace.mlpShare(position, layer), "mlp"]);
-    }
-    return parts;
-  }
-
   show() {
     const { trace, choice } = this;
     const { position, layer, head } = choice;
-    const parts = this.parts(position);
+    const parts = trace.parts(position);
     const largest = Math.max(...parts.map(([, amount]) => Math.abs(amount)), 1e-9);
     const total = parts.reduce((sum, [, amount]) => sum + amount, 0);
-    this.title.replaceChildren("After ", make("b", {}, quoted(trace.tokens[position])), " the likeliest token is ", make("b", {}, quoted(trace.nameOf(trace.targets[position]))), `: its logit ${signed(total)} is the sum of`);
+    this.title.replaceChildren("After ", make("b", {}, quoted(trace.tokens[position])), " the likeliest token is ", make("b", {}, quoted(trace.nameOf(trace.targets[position]))), `: its logit, ${signed(total)} over the mean of all tokens', is the sum of these parts.`);
     this.body.replaceChildren(
-      ...parts.map(([name, amount, kind]) => {
+      ...parts.map(([name, amount]) => {
         const bar = make("span", { class: amount < 0 ? "minus" : "plus" });
         bar.style.width = `${(50 * Math.abs(amount)) / largest}%`;
-        return make("tr", { class: kind }, make("th", { scope: "row" }, name), make("td", { class: "amount" }, signed(amount)), make("td", { class: "bar-cell" }, make("span", { class: "diverging", "aria-hidden": "true" }, bar)));
+        return make("tr", {}, make("th", { scope: "row" }, name), make("td", { class: "amount" }, signed(amount)), make("td", { class: "bar-cell" }, make("span", { class: "diverging", "aria-hidden": "true" }, bar)));
       }),
     );
     let most = 1e-9;

@@ -15,14 +15,7 @@ const element = (id) => document.getElementById(id);
 const trace = new Trace(JSON.parse(element("data").textContent));
 const tip = new Tip();
 
-/** The head that has most of an induction head about it is the one to begin with. */
-function mostInductive() {
-  let [layer, head] = [0, 0];
-  trace.induction.forEach((scores, row) => scores.forEach((score, column) => score > trace.induction[layer][head] && ([layer, head] = [row, column])));
-  return [layer, head];
-}
-
-const choice = new Choice(trace.length - 1, ...mostInductive());
+const choice = new Choice(trace.length - 1, ...trace.mostInductive());
 
 function showPrompt() {
   const strip = new Strip(element("prompt"), trace.tokens, { label: "Tokens of the prompt, coloured by their probability", chosen: (position) => choice.set({ position }) });

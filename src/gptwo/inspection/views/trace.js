@@ -26,9 +26,12 @@ export class Trace {
     this.kept = this.lensIds.shape[2];
     this.triangles = unpack(data.attention);
     this.targets = data.attribution.target_ids;
-    this.headShares = unpack(data.attribution.heads);
-    this.mlpShares = unpack(data.attribution.mlps);
-    this.otherShares = Object.entries(data.attribution.others).map(([name, values]) => [name, unpack(values)]);
+    const { attribution } = data;
+    this.headShares = unpack(attribution.heads);
+    this.biasShares = unpack(attribution.attention_biases);
+    this.mlpShares = unpack(attribution.mlps);
+    this.embeddingShares = [unpack(attribution.token_embedding), unpack(attribution.position_embedding)];
+    this.finalShares = unpack(attribution.final_bias);
     this.induction = data.induction;
     this.nextIds = data.next.ids;
     this.nextLogits = unpack(data.next.logits);
@@ -71,12 +74,29 @@ export class Trace {
     return Array.from({ length: query + 1 }, (_, key) => this.weight(layer, head, query, key));
   }
 
+  /** The layer and head with the highest induction score: a good one to begin with. */
+  mostInductive() {
+    const { induction } = this.induction;
+    const most = Math.max(...induction.flat());
+    const layer = induction.findIndex((scores) => scores.includes(most));
+    return [layer, induction[layer].indexOf(most)];
+  }
+
   headShare(position, layer, head) {
     return this.headShares[(position * this.layers + layer) * this.heads + head];
   }
 
-  mlpShare(position, layer) {
-    return this.mlpShares[position * this.layers + layer];
+  /** What each part adds to the logit of a position's target, from the bottom of the model to the top: [name, amount]. */
+  parts(position) {
+    const [token, place] = this.embeddingShares;
+    const parts = [["token embedding", token[position]], ["position embedding", place[position]]];
+    for (let layer = 0; layer < this.layers; layer += 1) {
+      const at = position * this.layers + layer;
+      let attention = this.biasShares[at];
+      for (let head = 0; head < this.heads; head += 1) attention += this.headShare(position, layer, head);
+      parts.push([`layer ${layer} attention`, attention], [`layer ${layer} MLP`, this.mlpShares[at]]);
+    }
+    return [...parts, ["final bias", this.finalShares[position]]];
   }
 }
 
