@@ -5,7 +5,7 @@ import { barLine, make, percent, pictured, quoted, visible } from "./marks.js";
 import { Strip } from "./strip.js";
 
 const SMALL = 32; // pixels of a head's small picture
-const LARGE = 520; // at most, of the large one
+const LARGE = 420; // at most, of the large one
 const LISTED = 5;
 
 export class AttentionView {

@@ -29,7 +29,10 @@ export class LensView {
     });
     tip.over(this.grid.table, "td", (cell) => this.describe(this.rowOf(Number(cell.dataset.row)), Number(cell.dataset.column)));
     this.paint("likeliest");
-    choice.watch(({ position }) => this.grid.mark(null, position));
+    choice.watch(({ position }) => {
+      this.grid.mark(null, position);
+      bringIntoView(home, this.grid.cells[0][position]);
+    });
   }
 
   /** The last layer stands at the top: the table is read upwards, as the model works. */
@@ -56,4 +59,12 @@ export class LensView {
     const rest = following === null ? null : make("p", {}, `The text goes on with ${quoted(trace.tokens[position + 1])}: ${percent(following)}`);
     return [head, list, rest].filter(Boolean);
   }
+}
+
+/** Scroll a box sideways, and nothing else, until an element within it can be seen. */
+function bringIntoView(box, element) {
+  const [outer, inner] = [box.getBoundingClientRect(), element.getBoundingClientRect()];
+  const names = box.querySelector("tbody th").getBoundingClientRect().width;
+  if (inner.left < outer.left + names) box.scrollLeft -= outer.left + names - inner.left;
+  else if (inner.right > outer.right) box.scrollLeft += inner.right - outer.right;
 }

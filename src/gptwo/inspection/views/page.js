@@ -15,7 +15,7 @@ const element = (id) => document.getElementById(id);
 const trace = new Trace(JSON.parse(element("data").textContent));
 const tip = new Tip();
 
-const choice = new Choice(trace.length - 1, ...trace.mostInductive());
+const choice = new Choice(trace.length - 1, ...trace.loudest(trace.length - 1));
 
 function showPrompt() {
   const strip = new Strip(element("prompt"), trace.tokens, { label: "Tokens of the prompt, coloured by their probability", chosen: (position) => choice.set({ position }) });

@@ -87,7 +87,7 @@ export class SpreadView {
 function slider(name, { value, ...range }, words) {
   const input = make("input", { type: "range", name, value, ...range });
   const output = make("output");
-  return { input, output, words, label: make("label", { class: "slider" }, make("span", {}, name), input, output) };
+  return { input, output, words, label: make("label", { class: "slider" }, make("span", {}, name), output, input) };
 }
 
 /** A token with two bars: outlined what the model says, filled what is drawn from. */

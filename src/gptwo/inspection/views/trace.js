@@ -19,7 +19,7 @@ export class Trace {
     this.names = data.names;
     this.tokens = this.ids.map((id) => this.nameOf(id));
     this.losses = data.losses; // of tokens 1 to T - 1
-    this.rows = data.lens.rows;
+    this.rows = data.lens.rows.map((name) => name.replace(/^h\./, "layer "));
     this.lensIds = unpack(data.lens.ids);
     this.lensProbabilities = unpack(data.lens.probabilities);
     this.lensFollowing = unpack(data.lens.following);
@@ -74,12 +74,12 @@ export class Trace {
     return Array.from({ length: query + 1 }, (_, key) => this.weight(layer, head, query, key));
   }
 
-  /** The layer and head with the highest induction score: a good one to begin with. */
-  mostInductive() {
-    const { induction } = this.induction;
-    const most = Math.max(...induction.flat());
-    const layer = induction.findIndex((scores) => scores.includes(most));
-    return [layer, induction[layer].indexOf(most)];
+  /** The layer and head that have most to say at a position: good ones to begin with. */
+  loudest(position) {
+    const start = position * this.layers * this.heads;
+    const shares = this.headShares.subarray(start, start + this.layers * this.heads).map(Math.abs);
+    const at = shares.indexOf(shares.reduce((most, share) => Math.max(most, share), 0));
+    return [Math.floor(at / this.heads), at % this.heads];
   }
 
   headShare(position, layer, head) {
