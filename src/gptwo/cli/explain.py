@@ -42,7 +42,9 @@ def command(prompt: str, out: str | None, png: str | None, as_json: bool, **opti
     try:
         from gptwo.inspection.inspector import Inspector
     except ImportError as error:
-        raise MissingDependencyError("looking inside needs PyTorch: pip install '.[torch]' in gptwo's checkout") from error
+        raise MissingDependencyError(
+            "looking inside needs PyTorch: pip install '.[torch]' in gptwo's checkout"
+        ) from error
     from gptwo.inspection.explanation import explain
 
     if png is not None:

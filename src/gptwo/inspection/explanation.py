@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,7 @@ class Explanation:
     prompt: str
     """The text of the tokens."""
     names: dict[int, str]
-    """The text of each token that is spoken of; of a part of a character its bytes, as in `\\xf0\\x9f`."""
+    """What each token that is spoken of is called; see `names_of`."""
     lens: LogitLens
     attention: AttentionPatterns
     attributions: tuple[LogitAttribution, ...]
@@ -156,25 +156,21 @@ def packed_attention(attention: Floats) -> dict[str, Any]:
 
 
 def names_of(tokenizer: Tokenizer | None, token_ids: Iterable[int]) -> dict[int, str]:
-    """What a page calls tokens: their text, else their bytes; an id that the tokenizer lacks is `#id`.
+    r"""What a page calls tokens: their text, else their bytes; an id that the tokenizer lacks is `#id`.
 
-    Example: one byte of an emoji is "\\xf0".
+    Example: the first byte of an emoji is `\xf0`.
     """
-    name = _namer(tokenizer)
-    return {token_id: name(token_id) for token_id in sorted(set(token_ids))}
+    return {token_id: _name(tokenizer, token_id) for token_id in sorted(set(token_ids))}
 
 
-def _namer(tokenizer: Tokenizer | None) -> Callable[[int], str]:
-    def name(token_id: int) -> str:
-        if tokenizer is None or token_id >= tokenizer.vocab_size:
-            return f"#{token_id}"
-        data = tokenizer.token_bytes(token_id)
-        try:
-            return data.decode()
-        except UnicodeDecodeError:
-            return "".join(f"\\x{byte:02x}" for byte in data)
-
-    return name
+def _name(tokenizer: Tokenizer | None, token_id: int) -> str:
+    if tokenizer is None or token_id >= tokenizer.vocab_size:
+        return f"#{token_id}"
+    data = tokenizer.token_bytes(token_id)
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return "".join(f"\\x{byte:02x}" for byte in data)
 
 
 def _rounded(values: Any) -> Any:

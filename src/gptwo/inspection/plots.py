@@ -80,7 +80,10 @@ def plot_attribution(attribution: LogitAttribution, names: Mapping[int, str]) ->
     with _drawing() as words:
         layers, heads = attribution.heads.shape
         figure, ((left, right),) = _figure(10, 1.8 + 0.42 * layers, 1, 2)
-        parts = [("token embedding", attribution.token_embedding), ("position embedding", attribution.position_embedding)]
+        parts = [
+            ("token embedding", attribution.token_embedding),
+            ("position embedding", attribution.position_embedding),
+        ]
         for layer in range(layers):
             parts += [
                 (f"layer {layer} attention", float(attribution.attentions[layer])),

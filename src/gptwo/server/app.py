@@ -72,7 +72,7 @@ def create_app(
         redirect_slashes=False,  # such an answer would name whatever host the request does
         lifespan=lifespan,
     )
-    app.state.service = service
+    app.state.service, app.state.inspections = service, inspections
     _add_model_routes(app, service, inspections)
     _add_status_routes(app, service)
     if settings.playground:

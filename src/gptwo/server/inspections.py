@@ -10,7 +10,7 @@ import asyncio
 import logging
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
@@ -61,7 +61,8 @@ class Inspections:
         """given: whether the server's model was opened by somebody else, from who knows where."""
         self._settings = settings
         self._thread = ThreadPoolExecutor(1, "gptwo-inspect")
-        self._waiting = 0
+        self.waiting = 0
+        """Texts that are not answered."""
         self._inspector: Inspector | None = None
         self._induction: InductionScores | None = None
         self._refusal: str | None = None
@@ -82,15 +83,15 @@ class Inspections:
             fields["prompt"] = model.tokenizer.decode(asked.token_ids)
         if self._refusal is not None:
             raise HTTPException(NOT_HERE, self._refusal)
-        if self._waiting >= MOST_WAITING:
-            raise QueueFullError(f"{self._waiting} texts wait to be looked into; ask again in a moment")
-        self._waiting += 1
+        if self.waiting >= MOST_WAITING:
+            raise QueueFullError(f"{self.waiting} texts wait to be looked into; ask again in a moment")
+        self.waiting += 1
         try:
             loop = asyncio.get_running_loop()
             work = loop.run_in_executor(self._thread, self._look, asked)
             content = await unless_gone(http.receive, _result_of(work))
         finally:
-            self._waiting -= 1
+            self.waiting -= 1
         return Response(content, media_type="application/json")
 
     def close(self) -> None:
