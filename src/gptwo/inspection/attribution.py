@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gptwo.errors import InvalidRequestError
+from gptwo.inspection.lens import ROWS_AT_ONCE
 from gptwo.options import is_integer, shown
 
 if TYPE_CHECKING:
@@ -111,16 +112,19 @@ def _attributions(
     """P positions at a time, so that each weight is read once."""
     config, at = inspector.config, np.array(positions)
     final = run[_last(inspector)][at]  # (P, C)
-    logits = [inspector.unembed(row).astype(np.float64) for row in final]  # P x (V,)
-    target_ids = [int(row.argmax()) if target_id is None else target_id for row in logits]
+    target_ids, differences = [], []
+    for start in range(0, len(at), ROWS_AT_ONCE):
+        for row in inspector.unembed(final[start : start + ROWS_AT_ONCE]).astype(np.float64):  # (V,)
+            target_ids.append(int(row.argmax()) if target_id is None else target_id)
+            differences.append(float(row[target_ids[-1]] - (row.mean() if other_id is None else row[other_id])))
 
     weight = inspector.weight("lm_head.weight")  # (V, C)
     base = weight.mean(axis=0, dtype=np.float64) if other_id is None else weight[other_id]
     directions = weight[target_ids].astype(np.float64) - base  # (P, C)
     scales = np.sqrt(final.astype(np.float64).var(axis=1) + config.layer_norm_epsilon)
     reads = inspector.weight("ln_f.weight") * directions
-    reads = (reads - reads.mean(axis=1, keepdims=True)) / scales[:, None]  # (P, C): the layer norm takes the mean
-    # off what it reads; so may its reader
+    # The layer norm takes the mean off what it reads; so may its reader.
+    reads = (reads - reads.mean(axis=1, keepdims=True)) / scales[:, None]  # (P, C)
 
     heads = np.empty((len(at), config.n_layer, config.n_head))
     biases, mlps = np.empty((2, len(at), config.n_layer))
@@ -133,14 +137,14 @@ def _attributions(
         mlps[:, layer] = (run[f"h.{layer}.mlp.out"][at] * reads).sum(axis=1)
     token, place = ((run[name][at] * reads).sum(axis=1) for name in ("wte", "wpe"))
     final_bias = directions @ inspector.weight("ln_f.bias")
-    for i, row in enumerate(logits):
+    for i, difference in enumerate(differences):
         yield LogitAttribution(
             token_ids=run.token_ids,
             tokens=run.tokens,
             position=int(at[i]),
             target_id=target_ids[i],
             other_id=other_id,
-            difference=float(row[target_ids[i]] - (row.mean() if other_id is None else row[other_id])),
+            difference=difference,
             token_embedding=float(token[i]),
             position_embedding=float(place[i]),
             heads=heads[i],
