@@ -59,10 +59,9 @@ def test_the_data_of_a_page_hold_the_arrays_of_the_analyses(explained: Explanati
     assert_allclose(weights, explained.attention.patterns, atol=0.0041)
     heads = unpacked(data["attribution"]["heads"])
     assert_allclose(heads[3], explained.attributions[3].heads, rtol=1e-6)
-    assert_array_equal(data["next"]["ids"], largest(explained.next_logits, 40))
-    assert {str(one) for one in (*explained.token_ids, *explained.lens.top_ids.flat, *data["next"]["ids"])} <= set(
-        data["names"]
-    )
+    assert_array_equal(unpacked(data["next_logits"]), explained.next_logits)
+    spoken = {*explained.token_ids, *explained.lens.top_ids.flat, *largest(explained.next_logits, 40)}
+    assert {str(one) for one in spoken} <= set(data["names"])
     assert data["induction"]["first_loss"] == pytest.approx(explained.induction.first_loss, abs=1e-4)
 
 

@@ -90,7 +90,7 @@ class Explanation:
                 **{name: packed(np.array([getattr(part, name) for part in parts]), "<f4") for name in others},
             },
             "induction": {name: _rounded(value) for name, value in dataclasses.asdict(self.induction).items()},
-            "next": {"logits": packed(self.next_logits, "<f4"), "ids": largest(self.next_logits, LISTED).tolist()},
+            "next_logits": packed(self.next_logits, "<f4"),
         }
 
 

@@ -41,7 +41,7 @@ export class AttentionView {
     this.matrix.addEventListener("pointermove", (event) => this.point(event));
     this.matrix.addEventListener("pointerleave", () => tip.hide());
     this.matrix.addEventListener("click", (event) => choice.set({ position: this.placeOf(event)[0] }));
-    onNewColours(() => this.paintAll());
+    onNewColours(this.matrix, () => this.paintAll());
     this.paintAll();
     choice.watch(() => this.show());
   }
@@ -115,7 +115,7 @@ export class AttentionView {
 }
 
 /** A colour of the style sheet as red, green and blue. */
-export function colourOf(name) {
+function colourOf(name) {
   const probe = document.body.appendChild(make("i", { hidden: true }));
   probe.style.color = `var(${name})`;
   const found = getComputedStyle(probe).color.match(/[\d.]+/g).slice(0, 3).map(Number);
@@ -123,8 +123,15 @@ export function colourOf(name) {
   return found;
 }
 
-/** Call when the page turns light or dark. */
-export function onNewColours(act) {
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", act);
-  new MutationObserver(act).observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
+/** Call whenever the page turns light or dark, for as long as an element is on it. */
+function onNewColours(element, act) {
+  const scheme = matchMedia("(prefers-color-scheme: dark)");
+  const see = () => {
+    if (element.isConnected) return act();
+    scheme.removeEventListener("change", see);
+    return observer.disconnect();
+  };
+  const observer = new MutationObserver(see);
+  observer.observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
+  scheme.addEventListener("change", see);
 }

@@ -55,7 +55,7 @@ export class SpreadView {
       " of the probability; as hard to guess as ", make("b", {}, perplexityOf(shares).toFixed(1)), " equally likely ones (", perplexityOf(this.plain).toFixed(1), " before).",
     );
     const largest = Math.max(shares[0], this.plain[0]);
-    this.list.replaceChildren(...this.trace.nextIds.slice(0, SHOWN).map((id, rank) => spreadLine(this.trace.nameOf(id), this.plain[rank], shares[rank], largest)));
+    this.list.replaceChildren(...this.order.slice(0, SHOWN).map((id, rank) => spreadLine(this.trace.nameOf(id), this.plain[rank], shares[rank], largest)));
     this.drawPlot(shares, kept);
   }
 

@@ -6,8 +6,9 @@ export class Strip {
   /** chosen(position) hears which one a person picks. */
   constructor(box, tokens, { label, chosen }) {
     this.chosen = chosen;
+    this.names = tokens.map((text, position) => `${position}: ${quoted(text)}`);
     this.options = tokens.map((text, position) =>
-      make("span", { class: "token", role: "option", tabindex: "-1", "aria-selected": "false", "data-position": position, "aria-label": `${position}: ${quoted(text)}` }, shown(text)),
+      make("span", { class: "token", role: "option", tabindex: "-1", "aria-selected": "false", "data-position": position, "aria-label": this.names[position] }, shown(text)),
     );
     // A line of the text ends where a token does.
     const parts = this.options.flatMap((option, position) => (tokens[position].includes("\n") ? [option, make("br")] : [option]));
@@ -34,8 +35,7 @@ export class Strip {
   colour(backgroundOf, wordsOf) {
     this.options.forEach((option, position) => {
       option.style.background = backgroundOf(position) ?? "";
-      const [name] = option.getAttribute("aria-label").split(" · ");
-      option.setAttribute("aria-label", `${name} · ${wordsOf(position)}`);
+      option.setAttribute("aria-label", `${this.names[position]}, ${wordsOf(position)}`);
     });
   }
 

@@ -33,8 +33,7 @@ export class Trace {
     this.embeddingShares = [unpack(attribution.token_embedding), unpack(attribution.position_embedding)];
     this.finalShares = unpack(attribution.final_bias);
     this.induction = data.induction;
-    this.nextIds = data.next.ids;
-    this.nextLogits = unpack(data.next.logits);
+    this.nextLogits = unpack(data.next_logits);
   }
 
   nameOf(id) {
