@@ -14,9 +14,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
-from gptwo.inspection import Inspector
-from gptwo.inspection.explanation import explain
-from gptwo.inspection.page import page_of
+from gptwo.inspection import Inspector, explain, page_of
 
 SIZE = {"width": 820, "height": 900}
 GAP = 24
