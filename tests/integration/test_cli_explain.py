@@ -25,9 +25,7 @@ def test_a_prompt_becomes_a_page_beside_the_pictures(
     assert (code, out, err) == (0, "explain.html\n", "")
     assert (tmp_path / "explain.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     pytest.importorskip("matplotlib", reason="needs the extra plot")
-    code, out, err = run(
-        capsys, "explain", "hear me", "--model", tiny_checkpoint, "--out", "here.html", "--png", "pictures"
-    )
+    code, out, err = run(capsys, "explain", "hear", "--model", tiny_checkpoint, "--out", "here.html", "--png", "all")
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == "here.html"

@@ -93,7 +93,7 @@ def test_the_playground_and_the_page_name_the_same_colours() -> None:
 
 
 def test_a_long_prompt_gives_a_short_title() -> None:
-    title = Outline(page_of(made_explanation("word " * 60))).texts["title"]
+    title = Outline(page_of(made_explanation("word " * 60))).texts["title"].strip()
     assert len(title) < 90
     assert title.endswith("… · gptwo explain")
     assert Outline(page_of(made_explanation("\x00\n"))).texts["title"].startswith("An empty prompt")

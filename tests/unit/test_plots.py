@@ -9,6 +9,7 @@ import pytest
 from made_explanation import HOSTILE, made_explanation
 
 from gptwo.errors import DataError, MissingDependencyError
+from gptwo.inspection import plots
 from gptwo.inspection.plots import draw_all, plot_lens
 
 pytest.importorskip("matplotlib", reason="needs the extra plot")
@@ -22,7 +23,7 @@ def width(picture: bytes) -> int:
 
 
 def test_each_analysis_is_a_picture_whatever_the_tokens_are(tmp_path: Path) -> None:
-    explanation = made_explanation(HOSTILE + " $x^2$ \U0001f600 漢字")
+    explanation = made_explanation(HOSTILE + " $x^2$ \U0001f600 漢字", layers=1, heads=2)
     paths = draw_all(explanation, tmp_path / "new" / "pictures")
     assert [path.name for path in paths] == [f"{name}.png" for name in NAMES]
     assert all(path.read_bytes().startswith(PNG) for path in paths)
@@ -31,14 +32,16 @@ def test_each_analysis_is_a_picture_whatever_the_tokens_are(tmp_path: Path) -> N
     )
 
 
-def test_a_single_token_has_no_picture_of_losses(tmp_path: Path) -> None:
-    paths = draw_all(made_explanation("alone", layers=1, heads=1), tmp_path)
-    assert [path.stem for path in paths] == NAMES[:-1]
+def test_of_a_long_text_the_last_tokens_are_drawn_and_a_single_one_is_too() -> None:
+    long, short = made_explanation("a " * 120, layers=1, heads=1), made_explanation("alone", layers=1, heads=1)
+    assert 1000 < width(plot_lens(long.lens, long.names)) < 4000
+    assert width(plot_lens(short.lens, short.names)) < 1000
 
 
-def test_of_a_long_text_the_last_tokens_are_drawn() -> None:
-    long, short = made_explanation("a " * 120, layers=1, heads=1), made_explanation("a " * 39, layers=1, heads=1)
-    assert width(plot_lens(long.lens, long.names)) == width(plot_lens(short.lens, short.names))
+def test_a_single_token_has_no_picture_of_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("lens", "attention", "attribution", "induction", "spread"):
+        monkeypatch.setattr(plots, f"plot_{name}", lambda *_: PNG)
+    assert [path.stem for path in draw_all(made_explanation("alone"), tmp_path)] == NAMES[:-1]
 
 
 def test_a_directory_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:

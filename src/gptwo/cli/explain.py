@@ -11,7 +11,7 @@ from gptwo.cli.loading import SECTION, as_path, threads_option, tokenizer_option
 from gptwo.cli.parameters import SectionedCommand, SectionOption
 from gptwo.cli.terminal import write, write_json
 from gptwo.cli.text_input import read_prompt
-from gptwo.errors import DataError, MissingDependencyError
+from gptwo.errors import DataError
 
 PAGE = "explain.html"
 OPTIONS: list[click.Parameter] = [
@@ -39,13 +39,7 @@ def command(prompt: str, out: str | None, png: str | None, as_json: bool, **opti
     target = as_path(out or PAGE) if out is not None or not (as_json or png) else None
     if target is not None and (target.is_dir() or not target.parent.is_dir()):
         raise DataError(f"{target}: cannot be written (no such directory, or a directory itself)")
-    try:
-        from gptwo.inspection.inspector import Inspector
-    except ImportError as error:
-        raise MissingDependencyError(
-            "looking inside needs PyTorch: pip install '.[torch]' in gptwo's checkout"
-        ) from error
-    from gptwo.inspection.explanation import explain
+    from gptwo.inspection import Inspector, explain, page_of
 
     if png is not None:
         from gptwo.inspection.plots import check_plotting
@@ -62,8 +56,6 @@ def command(prompt: str, out: str | None, png: str | None, as_json: bool, **opti
     found = explain(inspector, text)
     written = []
     if target is not None:
-        from gptwo.inspection.page import page_of
-
         _write(target, page_of(found).encode())
         written.append(target)
     if png is not None:

@@ -59,19 +59,20 @@ def plot_attention(attention: AttentionPatterns) -> bytes:
     with _drawing():
         layers, heads, length, _ = attention.patterns.shape
         side = max(0.45, min(1.1, 14 / heads))
-        figure, grid = _figure(0.9 + side * heads, 1.0 + side * layers, layers, heads)
+        figure, axes = _figure(0.9 + side * heads, 0.9 + side * layers)
+        gap = 1 + length // 12
+        step = length + gap
+        # One picture of all, which is drawn far sooner than one for each. The root, as on the page: small weights show.
+        mosaic = np.full((layers * step - gap, heads * step - gap), np.nan, np.float32)
         for layer, head in np.ndindex(layers, heads):
-            axes = grid[layer][head]
-            # The root, as on the page: small weights are seen.
-            axes.imshow(np.sqrt(attention.patterns[layer, head]), cmap=_colours(SHADES), vmin=0, vmax=1)
-            axes.set_xticks([])
-            axes.set_yticks([])
-            axes.spines[:].set_color(LINE)
-            if layer == 0:
-                axes.set_title(str(head), size=8, color=FAINT)
-            if head == 0:
-                axes.set_ylabel(str(layer), size=8, color=FAINT, rotation=0, labelpad=8, va="center")
-        figure.suptitle(f"Attention of {length} tokens, by layer and head", color=INK, size=10)
+            top, left = layer * step, head * step
+            mosaic[top : top + length, left : left + length] = np.sqrt(attention.patterns[layer, head])
+        axes.imshow(mosaic, cmap=_colours(SHADES), vmin=0, vmax=1, interpolation="nearest")
+        axes.set_xticks([head * step + length / 2 for head in range(heads)], [str(head) for head in range(heads)])
+        axes.set_yticks([layer * step + length / 2 for layer in range(layers)], [str(layer) for layer in range(layers)])
+        axes.set_xlabel("head", color=FAINT)
+        axes.set_ylabel("layer", color=FAINT)
+        _title(axes, f"Attention of {length} tokens")
         return _png(figure)
 
 
@@ -159,21 +160,22 @@ def plot_spread(spread: SamplingSpread) -> bytes:
 
 def draw_all(explanation: Explanation, folder: Path) -> list[Path]:
     """Write all of them into a directory, which is made if need be; the paths. Raises DataError if that fails."""
-    pictures = {
-        "lens": plot_lens(explanation.lens, explanation.names),
-        "attention": plot_attention(explanation.attention),
-        "attribution": plot_attribution(explanation.attributions[-1], explanation.names),
-        "induction": plot_induction(explanation.induction),
-        "next-token": plot_spread(explanation.spread),
+    pictures: dict[str, Callable[[], bytes]] = {
+        "lens": lambda: plot_lens(explanation.lens, explanation.names),
+        "attention": lambda: plot_attention(explanation.attention),
+        "attribution": lambda: plot_attribution(explanation.attributions[-1], explanation.names),
+        "induction": lambda: plot_induction(explanation.induction),
+        "next-token": lambda: plot_spread(explanation.spread),
     }
-    if explanation.losses is not None:
-        pictures["losses"] = plot_losses(explanation.losses)
+    losses = explanation.losses
+    if losses is not None:
+        pictures["losses"] = lambda: plot_losses(losses)
     paths = [folder / f"{name}.png" for name in pictures]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path, picture in zip(paths, pictures.values(), strict=True):
+        for path, plot in zip(paths, pictures.values(), strict=True):
             with replace_file(path) as file:
-                file.write(picture)
+                file.write(plot())
     except OSError as error:
         raise DataError(f"{folder}: pictures cannot be written there ({error.strerror})") from error
     return paths
@@ -215,7 +217,7 @@ def _figure(width: float, height: float, rows: int = 0, columns: int = 0) -> tup
     if rows:
         grid = figure.subplots(rows, columns, squeeze=False)
     for axes in [figure.add_subplot()] if not rows else grid.flat:
-        axes.spines[:].set_visible(rows * columns > 3)
+        axes.spines[:].set_visible(False)
         axes.tick_params(length=0, labelcolor=INK)
     return figure, grid if rows else figure.axes[0]
 
