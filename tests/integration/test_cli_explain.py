@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from command_line import refused, run
 
+from gptwo.inspection import plots
+
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 
 
@@ -19,12 +21,14 @@ def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_prompt_becomes_a_page_beside_the_pictures(
-    capsys: pytest.CaptureFixture[str], tiny_checkpoint: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code, out, err = run(capsys, "explain", "hear me speak", "--model", tiny_checkpoint)
     assert (code, out, err) == (0, "explain.html\n", "")
     assert (tmp_path / "explain.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     pytest.importorskip("matplotlib", reason="needs the extra plot")
+    for name in ("lens", "attention", "attribution", "losses", "induction", "spread"):  # which have tests of their own
+        monkeypatch.setattr(plots, f"plot_{name}", lambda *_: b"PNG")
     code, out, err = run(capsys, "explain", "hear", "--model", tiny_checkpoint, "--out", "here.html", "--png", "all")
     assert (code, err) == (0, "")
     lines = out.splitlines()
