@@ -216,8 +216,12 @@ def test_one_token_and_many_have_a_page_too(reader: Reader) -> None:
     page = reader.open(made_explanation(words, layers=6, heads=8))
     assert page.locator("#attention .heads canvas").count() == 48
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 1200
-    cell = page.locator("#lens td[aria-selected='true']").first
-    box, home = cell.bounding_box(), page.locator(".lens").bounding_box()
-    assert box
-    assert home
-    assert box["x"] + box["width"] <= home["x"] + home["width"] + 1
+    for inner, outer in (
+        ("#lens td[aria-selected='true']", ".lens"),
+        (".attention-words .token >> nth=-1", ".attention-words"),
+    ):
+        box, home = page.locator(inner).first.bounding_box(), page.locator(outer).bounding_box()
+        assert box
+        assert home
+        assert box["x"] + box["width"] <= home["x"] + home["width"] + 1
+        assert box["y"] + box["height"] <= home["y"] + home["height"] + 1

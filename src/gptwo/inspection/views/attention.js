@@ -1,7 +1,7 @@
 // Attention: which earlier tokens each head takes from, as a small picture of every head and one of them large.
 
 import { Grid } from "./grid.js";
-import { barLine, make, percent, pictured, quoted, visible } from "./marks.js";
+import { barLine, bringIntoView, make, percent, pictured, quoted, visible } from "./marks.js";
 import { Strip } from "./strip.js";
 
 const SMALL = 32; // pixels of a head's small picture
@@ -89,6 +89,7 @@ export class AttentionView {
     }
     const weights = trace.weights(layer, head, position);
     this.strip.select(position);
+    bringIntoView(this.words, this.strip.options[position]);
     this.strip.colour(
       (key) => (key <= position && weights[key] > 0.004 ? `color-mix(in srgb, var(--heat) ${Math.round(100 * Math.sqrt(weights[key]))}%, transparent)` : null),
       (key) => (key <= position ? percent(weights[key]) : "later"),

@@ -1,7 +1,7 @@
 // The logit lens: what the model would say next in each place if it stopped after each layer.
 
 import { Grid } from "./grid.js";
-import { barLine, make, percent, pictured, quoted, stepOfProbability, visible } from "./marks.js";
+import { barLine, bringIntoView, make, percent, pictured, quoted, stepOfProbability, visible } from "./marks.js";
 
 const MEASURES = { likeliest: "how sure it is", following: "how likely the text's next token is" };
 
@@ -31,7 +31,7 @@ export class LensView {
     this.paint("likeliest");
     choice.watch(({ position }) => {
       this.grid.mark(null, position);
-      bringIntoView(home, this.grid.cells[0][position]);
+      bringIntoView(home, this.grid.cells[0][position], this.grid.table.querySelector("tbody th").offsetWidth);
     });
   }
 
@@ -59,12 +59,4 @@ export class LensView {
     const rest = following === null ? null : make("p", {}, `The text goes on with ${quoted(trace.tokens[position + 1])}: ${percent(following)}`);
     return [head, list, rest].filter(Boolean);
   }
-}
-
-/** Scroll a box sideways, and nothing else, until an element within it can be seen. */
-function bringIntoView(box, element) {
-  const [outer, inner] = [box.getBoundingClientRect(), element.getBoundingClientRect()];
-  const names = box.querySelector("tbody th").getBoundingClientRect().width;
-  if (inner.left < outer.left + names) box.scrollLeft -= outer.left + names - inner.left;
-  else if (inner.right > outer.right) box.scrollLeft += inner.right - outer.right;
 }

@@ -63,3 +63,12 @@ export function barLine(text, share, largest, { note = percent(share), current =
     make("span", { class: "percent" }, note),
   );
 }
+
+/** Scroll a box, and nothing else, until an element within it can be seen. covered: pixels at its left that names lie on. */
+export function bringIntoView(box, element, covered = 0) {
+  const [outer, inner] = [box.getBoundingClientRect(), element.getBoundingClientRect()];
+  if (inner.left < outer.left + covered) box.scrollLeft -= outer.left + covered - inner.left;
+  else if (inner.right > outer.right) box.scrollLeft += inner.right - outer.right;
+  if (inner.top < outer.top) box.scrollTop -= outer.top - inner.top;
+  else if (inner.bottom > outer.bottom) box.scrollTop += inner.bottom - outer.bottom;
+}
