@@ -112,7 +112,8 @@ def _attributions(
     """P positions at a time, so that each weight is read once."""
     config, at = inspector.config, np.array(positions)
     final = run[_last(inspector)][at]  # (P, C)
-    target_ids, differences = [], []
+    target_ids: list[int] = []
+    differences: list[float] = []
     for start in range(0, len(at), ROWS_AT_ONCE):
         for row in inspector.unembed(final[start : start + ROWS_AT_ONCE]).astype(np.float64):  # (V,)
             target_ids.append(int(row.argmax()) if target_id is None else target_id)

@@ -50,7 +50,7 @@ def plot_lens(lens: LogitLens, names: Mapping[int, str]) -> bytes:
         _title(axes, "What the model would say next after each layer" + _of_last(count, length))
         bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.01)
         bar.set_label("probability", color=FAINT)
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
         return _png(figure)
 
 
@@ -103,7 +103,7 @@ def plot_attribution(attribution: LogitAttribution, names: Mapping[int, str]) ->
         )
         _heads(right, layers, heads)
         _title(right, "by head")
-        figure.colorbar(image, ax=right, fraction=0.05, pad=0.02).outline.set_visible(False)  # type: ignore[operator]
+        figure.colorbar(image, ax=right, fraction=0.05, pad=0.02).outline.set_visible(False)
         return _png(figure)
 
 
@@ -135,7 +135,7 @@ def plot_induction(scores: InductionScores) -> bytes:
             image = axes.imshow(values, cmap=_colours(SHADES), vmin=0, vmax=1, origin="lower", aspect="auto")
             _heads(axes, layers, heads)
             _title(axes, name)
-        figure.colorbar(image, ax=row, fraction=0.03, pad=0.01).outline.set_visible(False)  # type: ignore[operator]
+        figure.colorbar(image, ax=row, fraction=0.03, pad=0.01).outline.set_visible(False)
         return _png(figure)
 
 
@@ -154,7 +154,7 @@ def plot_spread(spread: SamplingSpread) -> bytes:
         kept = [f"{label}  ({count:,} kept)" for label, count in zip(spread.labels, spread.kept, strict=True)]
         axes.set_yticks(range(len(kept)), kept)
         _title(axes, "The next token, as sampling settings spread it")
-        figure.colorbar(image, ax=axes, fraction=0.04, pad=0.01).outline.set_visible(False)  # type: ignore[operator]
+        figure.colorbar(image, ax=axes, fraction=0.04, pad=0.01).outline.set_visible(False)
         return _png(figure)
 
 
@@ -204,8 +204,8 @@ def _drawing() -> Iterator[Words]:
         text = "".join(letter if ord(letter) in known else "□" for letter in text.translate(spaces))
         return text if len(text) <= longest else text[: longest - 1] + "…"
 
-    settings = {"font.family": ["DejaVu Sans"], "font.size": 9, "text.parse_math": False}  # a $ is a $
-    with matplotlib.rc_context(settings):
+    # A $ is a $.
+    with matplotlib.rc_context({"font.family": ["DejaVu Sans"], "font.size": 9, "text.parse_math": False}):
         yield words
 
 
@@ -214,12 +214,11 @@ def _figure(width: float, height: float, rows: int = 0, columns: int = 0) -> tup
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=130, facecolor="white", layout="constrained")
-    if rows:
-        grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in [figure.add_subplot()] if not rows else grid.flat:
+    grid: Any = figure.subplots(rows or 1, columns or 1, squeeze=False)
+    for axes in grid.flat:
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0, labelcolor=INK)
-    return figure, grid if rows else figure.axes[0]
+    return figure, grid if rows else grid[0][0]
 
 
 def _heads(axes: Any, layers: int, heads: int) -> None:
