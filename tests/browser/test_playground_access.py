@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+from accessibility import serious_faults
 from playground import Playground
 
 if TYPE_CHECKING:
@@ -21,18 +22,6 @@ def playground(page: Page) -> Playground:
 
 def focused(playground: Playground) -> str:
     return str(playground.page.evaluate("() => document.activeElement.id || document.activeElement.className"))
-
-
-def serious_faults(page: Page) -> list[str]:
-    """What axe finds that is serious or critical, a line for each."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
-    found = axe.run(page).response["violations"]
-    return [
-        f"{fault['id']}: {node['html']}"
-        for fault in found
-        if fault["impact"] in ("serious", "critical")
-        for node in fault["nodes"]
-    ]
 
 
 def test_everything_can_be_done_with_keys_alone(playground: Playground) -> None:
@@ -85,6 +74,7 @@ def test_tab_reaches_every_control_and_the_focus_is_seen(playground: Playground)
     expected = {
         "text",
         "colours",
+        "look-inside",
         "copy",
         "session",
         "theme",

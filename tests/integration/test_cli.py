@@ -72,7 +72,7 @@ def test_the_version_is_that_of_the_package(capsys: Capture) -> None:
     ("arguments", "hint"),
     [
         (["generat", "x"], "did you mean 'generate'"),
-        (["xyzzy"], "known names: batch, bench, evaluate, generate"),
+        (["xyzzy"], "known names: batch, bench"),
         (["generate", "--temprature", "1", "x"], "--temperature"),
         (["--verison"], "--version"),
         (["generate"], "expected a PROMPT"),

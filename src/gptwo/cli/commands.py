@@ -19,6 +19,7 @@ COMMANDS = {
     "inspect": ("gptwo.cli.inspect", "Show what a checkpoint is made of."),
     "tokenize": ("gptwo.cli.tokenize", "Turn text into token ids, or ids into text."),
     "top": ("gptwo.cli.top", "Show the likeliest next tokens after each prompt."),
+    "explain": ("gptwo.cli.explain", "Make a page of what a model makes of a prompt."),
     "score": ("gptwo.cli.score", "Measure how well a model predicts a text."),
     "evaluate": ("gptwo.cli.evaluate", "Measure how good a model is: perplexity, LAMBADA and others."),
     "serve": ("gptwo.cli.serve", "Serve a model to OpenAI's clients and the browser."),

@@ -39,6 +39,7 @@ SECTIONS = {
         "max_logprobs",
         "max_request_tokens",
         "max_score_tokens",
+        "max_inspect_tokens",
     ),
     "Running": ("drain_timeout", "keep_alive_interval", "log_level", "log_format", "log_prompts"),
 }

@@ -14,15 +14,18 @@ from gptwo.errors import MissingDependencyError
 if TYPE_CHECKING:
     from gptwo.inspection.activations import ACTIVATIONS, activation_names, activation_shape
     from gptwo.inspection.attention import AttentionPatterns, InductionScores, attention_patterns, induction_scores
-    from gptwo.inspection.attribution import LogitAttribution, logit_attribution
+    from gptwo.inspection.attribution import LogitAttribution, logit_attribution, logit_attributions
     from gptwo.inspection.changes import ablate
+    from gptwo.inspection.explanation import Explanation, explain
     from gptwo.inspection.inspector import Inspector, Run
     from gptwo.inspection.lens import LogitLens, logit_lens
+    from gptwo.inspection.page import page_of
     from gptwo.inspection.prediction import LossByPosition, SamplingSpread, loss_by_position, sampling_spread
 
 _HOMES = {
     "ACTIVATIONS": "activations",
     "AttentionPatterns": "attention",
+    "Explanation": "explanation",
     "InductionScores": "attention",
     "Inspector": "inspector",
     "LogitAttribution": "attribution",
@@ -34,16 +37,20 @@ _HOMES = {
     "activation_names": "activations",
     "activation_shape": "activations",
     "attention_patterns": "attention",
+    "explain": "explanation",
     "induction_scores": "attention",
     "logit_attribution": "attribution",
+    "logit_attributions": "attribution",
     "logit_lens": "lens",
     "loss_by_position": "prediction",
+    "page_of": "page",
     "sampling_spread": "prediction",
 }
 
 __all__ = [
     "ACTIVATIONS",
     "AttentionPatterns",
+    "Explanation",
     "InductionScores",
     "Inspector",
     "LogitAttribution",
@@ -55,10 +62,13 @@ __all__ = [
     "activation_names",
     "activation_shape",
     "attention_patterns",
+    "explain",
     "induction_scores",
     "logit_attribution",
+    "logit_attributions",
     "logit_lens",
     "loss_by_position",
+    "page_of",
     "sampling_spread",
 ]
 

@@ -9,6 +9,7 @@ Source: Elhage et al. 2021, "A mathematical framework for transformer circuits",
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from gptwo.errors import InvalidRequestError
+from gptwo.inspection.lens import ROWS_AT_ONCE
 from gptwo.options import is_integer, shown
 
 if TYPE_CHECKING:
-    from gptwo.inspection.inspector import Inspector
+    from gptwo.inspection.inspector import Inspector, Run
     from gptwo.loading import Prompt
 
 Doubles = npt.NDArray[np.float64]
@@ -77,47 +79,77 @@ def logit_attribution(
     Raises InvalidRequestError for a text that is not one token, and for a position that is not there; and what
     `Inspector.run` does.
     """
-    config = inspector.config
-    last = f"h.{config.n_layer - 1}.resid_post"
-    run = inspector.run(prompt, keep=["wte", "wpe", "h.*.attn.z", "h.*.mlp.out", last])
+    run = _run(inspector, prompt)
     length = len(run.token_ids)
     if not is_integer(position) or not -length <= position < length:
         raise InvalidRequestError(
             f"position is {shown(position)}, expected {-length} to {length - 1}: the text has {length} tokens",
             param="position",
         )
-    at = position % length
-    logits = inspector.unembed(run[last][at]).astype(np.float64)  # (V,)
-    target_id = int(logits.argmax()) if target is None else inspector.token_id(target)
+    target_id = None if target is None else inspector.token_id(target)
     other_id = None if other is None else inspector.token_id(other)
+    (attribution,) = _attributions(inspector, run, [position % length], target_id, other_id)
+    return attribution
+
+
+def logit_attributions(inspector: Inspector, prompt: Prompt) -> tuple[LogitAttribution, ...]:
+    """`logit_attribution` at every position of a text, of the token that is likeliest there, from one run."""
+    run = _run(inspector, prompt)
+    return tuple(_attributions(inspector, run, range(len(run.token_ids)), None, None))
+
+
+def _run(inspector: Inspector, prompt: Prompt) -> Run:
+    return inspector.run(prompt, keep=["wte", "wpe", "h.*.attn.z", "h.*.mlp.out", _last(inspector)])
+
+
+def _last(inspector: Inspector) -> str:
+    return f"h.{inspector.config.n_layer - 1}.resid_post"
+
+
+def _attributions(
+    inspector: Inspector, run: Run, positions: Sequence[int], target_id: int | None, other_id: int | None
+) -> Iterator[LogitAttribution]:
+    """P positions at a time, so that each weight is read once."""
+    config, at = inspector.config, np.array(positions)
+    final = run[_last(inspector)][at]  # (P, C)
+    target_ids: list[int] = []
+    differences: list[float] = []
+    for start in range(0, len(at), ROWS_AT_ONCE):
+        for row in inspector.unembed(final[start : start + ROWS_AT_ONCE]).astype(np.float64):  # (V,)
+            target_ids.append(int(row.argmax()) if target_id is None else target_id)
+            differences.append(float(row[target_ids[-1]] - (row.mean() if other_id is None else row[other_id])))
 
     weight = inspector.weight("lm_head.weight")  # (V, C)
-    direction = weight[target_id].astype(np.float64)
-    direction -= weight.mean(axis=0, dtype=np.float64) if other_id is None else weight[other_id]
-    final = run[last][at].astype(np.float64)
-    scale = np.sqrt(final.var() + config.layer_norm_epsilon)
-    read = inspector.weight("ln_f.weight") * direction
-    read = (read - read.mean()) / scale  # (C,): the layer norm takes the mean off what it reads; so may its reader
+    base = weight.mean(axis=0, dtype=np.float64) if other_id is None else weight[other_id]
+    directions = weight[target_ids].astype(np.float64) - base  # (P, C)
+    scales = np.sqrt(final.astype(np.float64).var(axis=1) + config.layer_norm_epsilon)
+    reads = inspector.weight("ln_f.weight") * directions
+    # The layer norm takes the mean off what it reads; so may its reader.
+    reads = (reads - reads.mean(axis=1, keepdims=True)) / scales[:, None]  # (P, C)
 
-    heads = np.empty((config.n_layer, config.n_head))
-    biases, mlps = np.empty(config.n_layer), np.empty(config.n_layer)
+    heads = np.empty((len(at), config.n_layer, config.n_head))
+    biases, mlps = np.empty((2, len(at), config.n_layer))
     for layer in range(config.n_layer):
         projection = f"h.{layer}.attn.c_proj"
-        reads_z = (inspector.weight(f"{projection}.weight") @ read).reshape(config.n_head, -1)  # (H, D)
-        heads[layer] = (run[f"h.{layer}.attn.z"][:, at] * reads_z).sum(axis=1)
-        biases[layer] = inspector.weight(f"{projection}.bias") @ read
-        mlps[layer] = run[f"h.{layer}.mlp.out"][at] @ read
-    return LogitAttribution(
-        token_ids=run.token_ids,
-        tokens=run.tokens,
-        position=at,
-        target_id=target_id,
-        other_id=other_id,
-        difference=float(logits[target_id] - (logits.mean() if other_id is None else logits[other_id])),
-        token_embedding=float(run["wte"][at] @ read),
-        position_embedding=float(run["wpe"][at] @ read),
-        heads=heads,
-        attention_biases=biases,
-        mlps=mlps,
-        final_bias=float(inspector.weight("ln_f.bias") @ direction),
-    )
+        reads_z = reads @ inspector.weight(f"{projection}.weight").T  # (P, C)
+        z = run[f"h.{layer}.attn.z"][:, at]  # (H, P, D)
+        heads[:, layer] = np.einsum("phd,hpd->ph", reads_z.reshape(len(at), config.n_head, -1), z)
+        biases[:, layer] = reads @ inspector.weight(f"{projection}.bias")
+        mlps[:, layer] = (run[f"h.{layer}.mlp.out"][at] * reads).sum(axis=1)
+    token, place = ((run[name][at] * reads).sum(axis=1) for name in ("wte", "wpe"))
+    final_bias = directions @ inspector.weight("ln_f.bias")
+    for i, difference in enumerate(differences):
+        yield LogitAttribution(
+            token_ids=run.token_ids,
+            tokens=run.tokens,
+            position=int(at[i]),
+            target_id=target_ids[i],
+            other_id=other_id,
+            difference=difference,
+            token_embedding=float(token[i]),
+            position_embedding=float(place[i]),
+            heads=heads[i],
+            attention_biases=biases[i],
+            mlps=mlps[i],
+            final_bias=float(final_bias[i]),
+        )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Integers = npt.NDArray[np.int64]
 
-_ROWS_AT_ONCE = 64  # of logits: 13 MB of GPT-2's vocabulary
+ROWS_AT_ONCE = 64  # of logits: 13 MB of GPT-2's vocabulary
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,8 +75,8 @@ def logit_lens(inspector: Inspector, prompt: Prompt, *, top: int = 5, last: int 
         np.empty(shape, np.float32),
     )
     for stage, residual in enumerate(stages):
-        for start in range(0, count, _ROWS_AT_ONCE):
-            rows = slice(start, min(start + _ROWS_AT_ONCE, count))
+        for start in range(0, count, ROWS_AT_ONCE):
+            rows = slice(start, min(start + ROWS_AT_ONCE, count))
             logs = log_probabilities(inspector.unembed(residual[positions[rows]]))  # (rows, V)
             target = np.take_along_axis(logs, targets[rows, None], axis=1)  # (rows, 1)
             top_ids[stage, rows] = [largest(row, top) for row in logs]

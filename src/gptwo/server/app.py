@@ -21,11 +21,18 @@ from gptwo.server.completions import create_completion
 from gptwo.server.description import body_schema, describe, docs_page
 from gptwo.server.failures import body_of, response_to, shortage, status_of
 from gptwo.server.hosts import HostGuard
+from gptwo.server.inspections import Inspections
 from gptwo.server.json_answers import json_response
 from gptwo.server.keys import ApiKeys, KeyGuard
 from gptwo.server.log import RequestLog, record_of
 from gptwo.server.pages import add_playground
-from gptwo.server.schemas import CompletionRequest, DetokenizeRequest, ScoreRequest, TokenizeRequest
+from gptwo.server.schemas import (
+    CompletionRequest,
+    DetokenizeRequest,
+    InspectRequest,
+    ScoreRequest,
+    TokenizeRequest,
+)
 from gptwo.server.scores import create_score
 from gptwo.server.service import Service
 from gptwo.server.settings import ServerSettings
@@ -47,12 +54,13 @@ def create_app(
     """
     settings = ServerSettings() if settings is None else settings
     keys = ApiKeys.read(settings.api_key_file)
-    service = Service(settings, model)
+    service, inspections = Service(settings, model), Inspections(settings, given=model is not None)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await service.start()
         yield
+        inspections.close()
         await service.stop()
 
     app = FastAPI(
@@ -64,8 +72,8 @@ def create_app(
         redirect_slashes=False,  # such an answer would name whatever host the request does
         lifespan=lifespan,
     )
-    app.state.service = service
-    _add_model_routes(app, service)
+    app.state.service, app.state.inspections = service, inspections
+    _add_model_routes(app, service, inspections)
     _add_status_routes(app, service)
     if settings.playground:
         add_playground(app)
@@ -107,7 +115,7 @@ class UnderPath:
         await self._app(scope, receive, send)
 
 
-def _add_model_routes(app: FastAPI, service: Service) -> None:
+def _add_model_routes(app: FastAPI, service: Service, inspections: Inspections) -> None:
     def add(path: str, endpoint: Endpoint, body: type[Any], summary: str, tag: str) -> None:
         async def answer(request: Request) -> Response:
             return await endpoint(service, request)
@@ -125,6 +133,7 @@ def _add_model_routes(app: FastAPI, service: Service) -> None:
 
     add("/v1/completions", create_completion, CompletionRequest, "Continue prompts", "OpenAI")
     add("/v1/score", create_score, ScoreRequest, "Log-probabilities of given texts", "gptwo")
+    add("/v1/inspect", inspections.create_inspection, InspectRequest, "What a text does inside the model", "gptwo")
     add("/tokenize", tokenize, TokenizeRequest, "The tokens of a text", "vLLM")
     add("/detokenize", detokenize, DetokenizeRequest, "The text of tokens", "vLLM")
 

@@ -15,9 +15,21 @@ from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 
 from gptwo.server.pages import SAFE
-from gptwo.server.schemas import CompletionRequest, DetokenizeRequest, ScoreRequest, TokenizeRequest
+from gptwo.server.schemas import (
+    CompletionRequest,
+    DetokenizeRequest,
+    InspectRequest,
+    ScoreRequest,
+    TokenizeRequest,
+)
 
-_BODIES: tuple[type[BaseModel], ...] = (CompletionRequest, ScoreRequest, TokenizeRequest, DetokenizeRequest)
+_BODIES: tuple[type[BaseModel], ...] = (
+    CompletionRequest,
+    ScoreRequest,
+    InspectRequest,
+    TokenizeRequest,
+    DetokenizeRequest,
+)
 _PLACE = "#/components/schemas/"
 _TEXT = {"type": ["string", "null"]}
 _ERROR = {
@@ -41,6 +53,7 @@ _ANSWERS = {
     "415": "The body is not JSON.",
     "429": "Too much is under way; ask again after `Retry-After` seconds.",
     "500": "A defect of the server.",
+    "501": "Looking inside is not to be had here: the message says what it needs.",
     "503": "The server is loading its model, or about to end; ask again after `Retry-After` seconds.",
 }
 _STYLE = """

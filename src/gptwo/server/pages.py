@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gptwo.inspection.page import views_folder
 from gptwo.server.playground_parameters import playground_parameters
 
 POLICY = (
@@ -51,6 +52,8 @@ def add_playground(app: FastAPI) -> None:
     sampling parameters as the page explains them.
     """
     pages = _pages(_folder())
+    views = _pages(views_folder())  # of `gptwo explain`, some of which the playground shows too
+    pages |= {f"views/{name}": page for name, page in views.items() if name == "views.css" or name.endswith(".js")}
     pages["parameters.json"] = Page(json.dumps(playground_parameters()).encode(), TYPES[".json"])
 
     async def index(request: Request) -> Response:

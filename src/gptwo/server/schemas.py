@@ -139,6 +139,19 @@ class ScoreRequest(_Body):
     return_tokens_as_token_ids: bool | None = Field(None, description="Name tokens as `token_id:ID`.")
 
 
+class InspectRequest(_Body):
+    """A request to look at what a text does inside the model."""
+
+    model: str | None = Field(None, description="The model's name as `/v1/models` has it; may be left out.")
+    prompt: Any = Field(
+        description="Text or token ids. An empty text is the end-of-text token.",
+        json_schema_extra={"anyOf": [{"type": "string"}, {**_TOKEN_IDS, "minItems": 1}]},
+    )
+    truncate_prompt_tokens: int | None = Field(
+        None, ge=-1, description="Look at so many tokens at the prompt's end; -1 is as many as the server looks at."
+    )
+
+
 class TokenizeRequest(_Body):
     """A request for the tokens of a text."""
 

@@ -123,6 +123,10 @@ class ServerSettings:
     )
     max_score_tokens: int = option(2**17, integer(1), "Most tokens that one request may have scored.")
 
+    max_inspect_tokens: int = option(
+        256, integer(0), "Most tokens of a text that is looked into; 0 looks into none, and PyTorch is never loaded."
+    )
+
     drain_timeout: float = option(
         30.0, number(0.0, LONGEST_TIME), "Seconds that running requests have to end after SIGTERM or Ctrl-C."
     )

@@ -10,6 +10,7 @@ import { offer } from "./examples.js";
 import { drawFigures, drawLegend } from "./figures.js";
 import { compact, make } from "./format.js";
 import { History } from "./history.js";
+import { Inside } from "./inside.js";
 import { explain, listen, nameKeys } from "./keys.js";
 import { Notices } from "./notices.js";
 import { Panel } from "./panel.js";
@@ -33,7 +34,7 @@ const access = keySection();
 const notices = new Notices({ box: $("notice"), text: $("notice-text"), action: $("notice-action"), close: $("notice-close"), live: $("live") });
 const surface = new Surface({ box: $("surface"), mirror: $("mirror"), text: $("text"), pen: $("pen"), scroll: $("scroll") });
 const doc = new Doc(() => changed());
-const panel = new Panel({ panel: $("panel"), toggle: $("panel-toggle"), close: $("panel-close"), tabs: [$("tab-parameters"), $("tab-history")] });
+const panel = new Panel({ panel: $("panel"), toggle: $("panel-toggle"), close: $("panel-close"), tabs: [$("tab-parameters"), $("tab-history"), $("tab-inside")], changed: () => panelChanged() });
 const parameters = new Parameters($("parameters"), () => {
   const count = String(parameters.get("n") ?? 1);
   if (![...$("texts").options].some(({ value }) => value === count)) $("texts").append(make("option", { value: count }, `${count} texts`));
@@ -58,6 +59,7 @@ const writer = new Writer({
   },
 });
 const scorer = new Scorer({ doc, model, idle: () => !writer.running, refused: (sentence) => notices.show(sentence), settled: draw });
+const inside = new Inside({ box: $("inside"), doc, model, idle: () => !writer.running, keyWanted });
 const alternatives = new Alternatives($("alternatives"), surface, (unit, text) => writer.take(unit, text));
 
 /** The document, or what is going on, is another: show it. */
@@ -68,7 +70,16 @@ function changed() {
   paint([{ node: surface.node, ...doc.state, unseen: writer.unseen }, ...candidates.sources()], colours);
   surface.write(writer.pen);
   scorer.wake(colours);
+  inside.wake();
   draw();
+}
+
+/** The panel is wider while it shows the model's inside. */
+function panelChanged() {
+  const looks = panel.shows("inside");
+  $("panel").classList.toggle("wide", looks);
+  $("look-inside").setAttribute("aria-expanded", String(looks));
+  if (looks) inside.wake();
 }
 
 /** The controls, at most once for each picture. */
@@ -334,6 +345,11 @@ function wire() {
   $("redo").addEventListener("click", () => redo());
   $("texts").addEventListener("change", () => parameters.set("n", Number($("texts").value)));
   $("colours").addEventListener("click", () => setColours(!colours));
+  $("look-inside").addEventListener("click", () => {
+    if (panel.shows("inside")) return panel.hide();
+    panel.show("inside");
+    return $("tab-inside").focus();
+  });
   $("help").addEventListener("click", () => $("help-dialog").showModal());
   $("copy-text").addEventListener("click", () => copy(doc.text, "The text"));
   $("copy-curl").addEventListener("click", () => copyRequest(curl, "The request as curl"));

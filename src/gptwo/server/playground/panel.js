@@ -1,8 +1,9 @@
 // The panel beside the text, and its two tabs.
 
 export class Panel {
-  constructor({ panel, toggle, close, tabs }) {
-    Object.assign(this, { panel, toggleButton: toggle, tabs });
+  /** changed() hears when it opens or closes, or another tab is chosen. */
+  constructor({ panel, toggle, close, tabs, changed }) {
+    Object.assign(this, { panel, toggleButton: toggle, tabs, changed });
     toggle.addEventListener("click", () => this.toggle());
     close.addEventListener("click", () => this.hide());
     for (const tab of tabs) {
@@ -23,12 +24,18 @@ export class Panel {
     }
   }
 
+  /** Whether the tab of a name can be seen. */
+  shows(name) {
+    return this.isOpen && this.tabs.some((tab) => tab.getAttribute("aria-controls") === name && tab.ariaSelected === "true");
+  }
+
   /** Open it, with the tab of a name if one is given. */
   show(name = null) {
     this.panel.hidden = false;
     this.toggleButton.setAttribute("aria-expanded", "true");
     const tab = this.tabs.find((one) => one.getAttribute("aria-controls") === name);
     if (tab) this.#select(tab);
+    this.changed();
   }
 
   hide() {
@@ -36,6 +43,7 @@ export class Panel {
     this.panel.hidden = true;
     this.toggleButton.setAttribute("aria-expanded", "false");
     if (hadFocus) this.toggleButton.focus();
+    this.changed();
   }
 
   #select(tab) {
@@ -45,6 +53,7 @@ export class Panel {
       one.tabIndex = chosen ? 0 : -1;
       document.getElementById(one.getAttribute("aria-controls")).hidden = !chosen;
     }
+    this.changed();
   }
 
   #key(event) {

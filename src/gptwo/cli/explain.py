@@ -1,0 +1,79 @@
+"""`gptwo explain`: one page with all that can be seen of a prompt inside a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gptwo.cli.loading import SECTION, as_path, threads_option, tokenizer_options
+from gptwo.cli.parameters import SectionedCommand, SectionOption
+from gptwo.cli.terminal import write, write_json
+from gptwo.cli.text_input import read_prompt
+from gptwo.errors import DataError
+
+PAGE = "explain.html"
+OPTIONS: list[click.Parameter] = [
+    click.Argument(["prompt"]),
+    click.Option(["-o", "--out"], metavar="FILE", help=f"The page; {PAGE} unless given, and none with --json alone."),
+    click.Option(
+        ["--png"], metavar="DIR", help="Write each analysis as a picture into this directory too (extra `plot`)."
+    ),
+    click.Option(["as_json", "--json"], is_flag=True, help="One JSON object with the numbers of the page."),
+    *tokenizer_options(),
+    threads_option(),
+    SectionOption(["--device"], SECTION, default="cpu", show_default=True, help="Where it is computed."),
+]
+
+
+@click.command(cls=SectionedCommand, params=OPTIONS)
+def command(prompt: str, out: str | None, png: str | None, as_json: bool, **options: Any) -> None:
+    """Write a page that shows what the model makes of PROMPT; `-` is standard input.
+
+    The page is one file for any browser: the likeliest next tokens after each layer (the logit lens), the attention of
+    every head, what each head and layer adds to a prediction, the loss of each token, induction scores, and the next
+    token under temperature, top-k and top-p. It needs PyTorch (extra `torch`); docs/explain.md says what is on it.
+    """
+    text = read_prompt(prompt)
+    target = as_path(out or PAGE) if out is not None or not (as_json or png) else None
+    if target is not None and (target.is_dir() or not target.parent.is_dir()):
+        raise DataError(f"{target}: cannot be written (no such directory, or a directory itself)")
+    from gptwo.inspection import Inspector, explain, page_of
+
+    if png is not None:
+        from gptwo.inspection.plots import check_plotting
+
+        check_plotting()  # before the model is run for nothing
+    inspector = Inspector.load(
+        options["model"],
+        device=options["device"],
+        threads=options["threads"],
+        revision=options["revision"],
+        tokenizer=options["tokenizer"],
+        progress=True,
+    )
+    found = explain(inspector, text)
+    written = []
+    if target is not None:
+        _write(target, page_of(found).encode())
+        written.append(target)
+    if png is not None:
+        from gptwo.inspection.plots import draw_all
+
+        written += draw_all(found, as_path(png))
+    if as_json:
+        write_json(found.as_dict())
+        return
+    for path in written:
+        write(f"{path}\n")
+
+
+def _write(target: Path, content: bytes) -> None:
+    from gptwo.files import replace_file
+
+    try:
+        with replace_file(target) as file:
+            file.write(content)
+    except OSError as error:
+        raise DataError(f"{target}: cannot be written ({error.strerror})") from error

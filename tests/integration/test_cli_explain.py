@@ -1,0 +1,70 @@
+"""`gptwo explain` as a person meets it: the page, pictures, JSON, mistakes."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from command_line import refused, run
+
+from gptwo.inspection import plots
+
+pytestmark = pytest.mark.usefixtures("in_tmp_path")
+
+
+@pytest.fixture
+def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_prompt_becomes_a_page_beside_the_pictures(
+    capsys: pytest.CaptureFixture[str], tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, err = run(capsys, "explain", "hear me speak", "--model", tiny_checkpoint)
+    assert (code, out, err) == (0, "explain.html\n", "")
+    assert (tmp_path / "explain.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    pytest.importorskip("matplotlib", reason="needs the extra plot")
+    for name in ("lens", "attention", "attribution", "losses", "induction", "spread"):  # which have tests of their own
+        monkeypatch.setattr(plots, f"plot_{name}", lambda *_: b"PNG")
+    code, out, err = run(capsys, "explain", "hear", "--model", tiny_checkpoint, "--out", "here.html", "--png", "all")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "here.html"
+    assert len(lines) == 7
+    assert all(Path(line).is_file() for line in lines)
+
+
+def test_json_holds_the_numbers_and_no_page_is_written(
+    capsys: pytest.CaptureFixture[str], tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"hear me\n")))
+    code, out, err = run(capsys, "explain", "-", "--model", tiny_checkpoint, "--json")
+    assert (code, err) == (0, "")
+    data = json.loads(out)
+    assert data["prompt"] == "hear me"
+    assert data["model"]["layers"] == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mistakes_are_one_sentence_and_leave_nothing(
+    capsys: pytest.CaptureFixture[str], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    model = ("--model", tiny_checkpoint)
+    assert "cannot be written" in refused(capsys, "explain", "x", *model, "--out", "no/such/place.html")
+    assert "cannot be written" in refused(capsys, "explain", "x", *model, "--out", tmp_path)
+    assert "64 positions" in refused(capsys, "explain", "hear me speak " * 40, *model)
+    assert "nowhere" in refused(capsys, "explain", "x", "--model", "./nowhere")
+    assert "device" in refused(capsys, "explain", "x", *model, "--device", "abacus")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_pytorch_one_sentence_names_the_extra(
+    capsys: pytest.CaptureFixture[str], tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("gptwo.inspection")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert "'.[torch]'" in refused(capsys, "explain", "x", "--model", tiny_checkpoint)
