@@ -1,9 +1,11 @@
 """Solutions to lesson 7."""
 
+from itertools import pairwise
+
 
 def count_pairs(ids):
     counts = {}
-    for pair in zip(ids, ids[1:], strict=False):
+    for pair in pairwise(ids):
         counts[pair] = counts.get(pair, 0) + 1
     return counts
 

@@ -43,12 +43,13 @@ SOFTMAX = FunctionExercise(
     ),
     (
         Mistake(
-            "e to the power of 1000 is infinite, and inf / inf is NaN: take the row's largest score off all of them first, "
-            "which changes no share.",
+            "e to the power of 1000 is infinite, and inf / inf is NaN: take the row's largest score off all of them "
+            "first, which changes no share.",
             {"peak": "none"},
         ),
         Mistake(
-            "The largest score of the whole tensor is taken off; a row far below it becomes 0 / 0. Take each row's own.",
+            "The largest score of the whole tensor is taken off; a row far below it becomes 0 / 0. Take each row's "
+            "own.",
             {"peak": "all"},
         ),
         Mistake("The shares are taken along the wrong axis: rows, dim=-1, must sum to 1, not columns.", {"axis": -2}),
@@ -73,8 +74,8 @@ def _exchanged(order: str) -> Mistake:
 
 MISTAKES = (
     Mistake(
-        "The scale is missing: divide the scores by sqrt(D), the square root of a head's size, or they grow with D and the "
-        "softmax is all but one-hot.",
+        "The scale is missing: divide the scores by sqrt(D), the square root of a head's size, or they grow with D "
+        "and the softmax is all but one-hot.",
         {"scale": "none"},
     ),
     Mistake(
@@ -110,8 +111,8 @@ MISTAKES = (
     Mistake("The softmax runs over the heads; it must run over the keys, dim=-1.", {"axis": "heads"}),
     *(_exchanged(order) for order in ("qvk", "kqv", "kvq", "vqk", "vkq")),
     Mistake(
-        "The heads are split wrongly: view(B, H, T, D) mixes positions and heads up. Split the width, view(B, T, H, D), and "
-        "then exchange the two axes: transpose(1, 2).",
+        "The heads are split wrongly: view(B, H, T, D) mixes positions and heads up. Split the width, view(B, T, H, "
+        "D), and then exchange the two axes: transpose(1, 2).",
         {"split": "no transpose"},
     ),
     Mistake(
@@ -119,8 +120,8 @@ MISTAKES = (
         {"split": "interleaved"},
     ),
     Mistake(
-        "The heads are split wrongly: the first layer's output is first all of q, then k, then v, each (B, T, C); cut it in "
-        "three first, and split the heads of each afterwards.",
+        "The heads are split wrongly: the first layer's output is first all of q, then k, then v, each (B, T, C); "
+        "cut it in three first, and split the heads of each afterwards.",
         {"split": "per head"},
     ),
     Mistake("There is a single head as wide as the model: split q, k and v into heads.", {"split": "one"}),
@@ -129,8 +130,8 @@ MISTAKES = (
         {"split": "one", "scale": "true head"},
     ),
     Mistake(
-        "The heads are put together wrongly: y is (B, H, T, D), so exchange heads and positions back, transpose(1, 2), before "
-        "it is reshaped to (B, T, C).",
+        "The heads are put together wrongly: y is (B, H, T, D), so exchange heads and positions back, transpose(1, "
+        "2), before it is reshaped to (B, T, C).",
         {"merge": "no transpose"},
     ),
     Mistake(

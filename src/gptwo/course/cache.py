@@ -26,8 +26,8 @@ MISTAKES = (
         {"cache": "ignored"},
     ),
     Mistake(
-        "The cache is not appended to: the past that a call gives back holds its own keys and values only, so the call after "
-        "the next has forgotten the beginning. Give back all of them, old and new.",
+        "The cache is not appended to: the past that a call gives back holds its own keys and values only, so the "
+        "call after the next has forgotten the beginning. Give back all of them, old and new.",
         {"cache": "newest only"},
     ),
     Mistake(
@@ -39,8 +39,8 @@ MISTAKES = (
         {"cache": "in front"},
     ),
     Mistake(
-        "The mask starts at the first position again: with S - T positions in the past, new position i sees S - T + i + 1 of "
-        "them, so it is torch.ones(T, S).tril(S - T).",
+        "The mask starts at the first position again: with S - T positions in the past, new position i sees S - T + "
+        "i + 1 of them, so it is torch.ones(T, S).tril(S - T).",
         {"mask": "from the first"},
     ),
     Mistake(
@@ -70,7 +70,8 @@ CACHED_MODEL = ModuleExercise(
     forward=model.logits_of,
     mistakes=(
         Mistake(
-            "The positions start from 0 in every call: with S positions in the past, the new tokens are at S, S + 1, ...",
+            "The positions start from 0 in every call: with S positions in the past, the new tokens are at S, S + 1, "
+            "...",
             {"positions": "restart"},
         ),
         Mistake(

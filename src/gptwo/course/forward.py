@@ -1,6 +1,6 @@
 """GPT-2's forward pass once more, spelled out, and able to make every mistake that the checks know.
 
-Without flags it is right. B batch, T new positions, S cached + new positions, C width, H heads, D = C / H, V vocabulary.
+Without flags it is right. B batch, T new positions, S cached + new ones, C width, H heads, D = C / H, V vocabulary.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ def attention(
     add_input: bool = False,
 ) -> tuple[Tensor, Past]:
     """x (B, T, C) -> (B, T, C), and keys and values for the next call."""
-    B, T, C = x.shape
+    batch, new, width = x.shape
     fused = linear(x, {"weight": weights["c_attn.weight"], "bias": weights["c_attn.bias"]}, bias)  # (B, T, 3C)
     if split == "per head":  # q, k and v of one head side by side
-        parts = [t.transpose(1, 2) for t in fused.view(B, T, heads, -1).chunk(3, dim=3)]
+        parts = [t.transpose(1, 2) for t in fused.view(batch, new, heads, -1).chunk(3, dim=3)]
     else:
-        parts = [split_heads(t, heads, split) for t in fused.split(C, dim=2)]
+        parts = [split_heads(t, heads, split) for t in fused.split(width, dim=2)]
     named = dict(zip(order, parts, strict=True))
     q, k, v = (named[letter] for letter in "qkv")  # 3 x (B, H, T, D)
     old = None if cache == "ignored" else past
@@ -80,14 +80,14 @@ def attention(
     kept = (k, v) if cache == "newest only" else (keys, values)
     if cache == "first only" and past is not None:
         kept = past
-    size = {"head": q.shape[-1], "true head": C // heads, "width": C, "none": 1, "square": q.shape[-1] ** 2}
+    size = {"head": q.shape[-1], "true head": width // heads, "width": width, "none": 1, "square": q.shape[-1] ** 2}
     factor = math.sqrt(size["head"]) if scale == "times" else 1 / math.sqrt(size.get(scale, 1))
     scores = q @ keys.transpose(2, 3) * factor  # (B, H, T, S)
-    S = scores.shape[3]
-    offset = {"strict": -1, "one ahead": 1}.get(mask, 0) + (0 if mask == "from the first" else S - T)
-    seen = torch.ones(T, S, dtype=torch.bool).tril(offset)
+    length = scores.shape[3]  # S
+    offset = {"strict": -1, "one ahead": 1}.get(mask, 0) + (0 if mask == "from the first" else length - new)
+    seen = torch.ones(new, length, dtype=torch.bool).tril(offset)
     if mask == "future":
-        seen = torch.ones(T, S, dtype=torch.bool).triu(S - T)
+        seen = torch.ones(new, length, dtype=torch.bool).triu(length - new)
     if mask == "zeros":
         scores = scores * seen
     elif mask not in ("none", "after") and not (mask == "prompt only" and past is not None):
@@ -98,7 +98,7 @@ def attention(
     if scale == "after":
         shares = shares / math.sqrt(q.shape[-1])
     y = shares @ values  # (B, H, T, D)
-    y = y.reshape(B, T, C) if merge == "no transpose" else y.transpose(1, 2).reshape(B, T, C)
+    y = y.reshape(batch, new, width) if merge == "no transpose" else y.transpose(1, 2).reshape(batch, new, width)
     if project:
         y = linear(y, {"weight": weights["c_proj.weight"], "bias": weights["c_proj.bias"]}, project_bias)
     return (x + y if add_input else y), kept
@@ -106,14 +106,14 @@ def attention(
 
 def split_heads(x: Tensor, heads: int, how: str = "heads") -> Tensor:
     """(B, T, C) -> (B, H, T, D)."""
-    B, T, _ = x.shape
+    batch, new, _ = x.shape
     if how == "no transpose":
-        return x.reshape(B, heads, T, -1)
+        return x.reshape(batch, heads, new, -1)
     if how == "interleaved":
-        return x.view(B, T, -1, heads).permute(0, 3, 1, 2)
+        return x.view(batch, new, -1, heads).permute(0, 3, 1, 2)
     if how == "one":
         return x[:, None]
-    return x.view(B, T, heads, -1).transpose(1, 2)
+    return x.view(batch, new, heads, -1).transpose(1, 2)
 
 
 def mlp(x: Tensor, weights: Weights, activation: str = "tanh") -> Tensor:
@@ -182,11 +182,11 @@ def model(
     **of_block: Any,
 ) -> tuple[Tensor, list[Past]]:
     """Ids (B, T) -> logits (B, T, V), and the keys and values of each layer."""
-    T, wpe = ids.shape[1], weights["wpe.weight"]
+    new, wpe = ids.shape[1], weights["wpe.weight"]
     layers = len({name.split(".")[1] for name in weights if name.startswith("h.")})
     start = past[0][0].shape[2] if past is not None else 0
     start = {"from 1": start + 1, "restart": 0, "late": start + 1 if past is not None else 0}.get(positions, start)
-    index = torch.arange(start, start + T)
+    index = torch.arange(start, start + new)
     index = index.flip(0) if positions == "backwards" else torch.zeros_like(index) if positions == "all 0" else index
     x = weights["wte.weight"][ids] * embedding_scale  # (B, T, C)
     if positions != "none":

@@ -75,8 +75,8 @@ def judge(
 ) -> None:
     """Raise AnswerError unless `gots` are the answers: with the mistake, or the two, that would give just these.
 
-    candidates: each gives the right answers one by one, and with a mistake's flags those that it leads to; several where it is
-    open which of a learner's parameters is which.
+    candidates: each gives the right answers one by one, and with a mistake's flags those that it leads to; several
+    where it is open which of a learner's parameters is which.
     """
     if any(_gives(answers, {}, gots) for answers in candidates):
         return

@@ -58,7 +58,7 @@ class LoadingExercise:
     mistakes: tuple[Mistake, ...]
 
     def examine(self, thing: object, roles: Mapping[str, str] | None) -> None:
-        """Load random weights, run and compare; AnswerError where it is wrong, or where an array makes no difference."""
+        """Load random weights, run and compare; AnswerError where it is wrong, or an array not used."""
         if not callable(thing):
             raise AnswerError(f"This takes a function, load(arrays, config); you gave {a_kind_of(thing)}.")
         draw = np.random.default_rng(1)
@@ -107,8 +107,8 @@ class LoadingExercise:
 def _turned(name: str) -> Mistake:
     why = " Being square it fits both ways, and only the numbers show it." if name == "attn.c_proj" else ""
     return Mistake(
-        f"{name}.weight is the wrong way round: the checkpoint's matrices lie as (in, out), and nn.Linear keeps (out, in)."
-        + why,
+        f"{name}.weight is the wrong way round: the checkpoint's matrices lie as (in, out), and nn.Linear keeps "
+        f"(out, in)." + why,
         {"turned": name},
     )
 
@@ -117,8 +117,8 @@ LOADING = LoadingExercise(
     (
         _turned("attn.c_proj"),
         Mistake(
-            "The matrices are reshaped where they should be transposed: .T exchanges rows and columns, reshape and view only "
-            "break the numbers into other rows.",
+            "The matrices are reshaped where they should be transposed: .T exchanges rows and columns, reshape and "
+            "view only break the numbers into other rows.",
             {"exchanged": "reshaped"},
         ),
         Mistake("ln_1 and ln_2 are exchanged.", {"exchanged": "norms"}),

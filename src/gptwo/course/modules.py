@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gptwo.course.answers import AnswerError, run
 from gptwo.course.forward import Weights
 from gptwo.course.judging import Mistake, Sizes, a_kind_of, judge
 from gptwo.course.roles import Layers, draw, given_weights, layers_of
-from gptwo.course.answers import AnswerError, run
 
 # Small, and no two alike, so that a shape says which axis is which.
 WIDTH, HEADS, DEPTH, VOCABULARY, PLACES = 12, 3, 2, 19, 9

@@ -49,8 +49,8 @@ QUANTIZE = FunctionExercise(
     ((_M, 4), (_N, 2), (_N, 4)),
     (
         Mistake(
-            "The scale is largest / 128: then the largest weight is 128, which int8 does not have, and it wraps round to "
-            "-128. Divide by 127.",
+            "The scale is largest / 128: then the largest weight is 128, which int8 does not have, and it wraps "
+            "round to -128. Divide by 127.",
             {"top": 128.0},
         ),
         Mistake(
@@ -66,7 +66,8 @@ QUANTIZE = FunctionExercise(
             {"scale_of": "all"},
         ),
         Mistake(
-            "The largest weight is taken with its sign; take the largest absolute value, or large negative ones overflow.",
+            "The largest weight is taken with its sign; take the largest absolute value, or large negative ones "
+            "overflow.",
             {"peak": "signed"},
         ),
         Mistake("The scales are given as their inverses; weights are q * scale.", {"inverse": True}),
@@ -121,7 +122,8 @@ INT8_PRODUCT = FunctionExercise(
     ),
     (
         Mistake(
-            "The products overflow: int8 times int8 is int8 in torch, and 100 * 120 does not fit. Widen to int32 first.",
+            "The products overflow: int8 times int8 is int8 in torch, and 100 * 120 does not fit. Widen to int32 "
+            "first.",
             {"sum_in": "int8 products"},
         ),
         Mistake("The sums overflow in int16; widen to int32 first.", {"sum_in": "int16"}),

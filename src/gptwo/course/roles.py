@@ -11,14 +11,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from os.path import commonprefix
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gptwo.course.forward import Weights
 from gptwo.course.answers import AnswerError, run
+from gptwo.course.forward import Weights
 
 HINTS = {
     "q": {"q", "wq", "qw", "query", "queries", "toq"},
@@ -118,10 +117,12 @@ def _sort_in(found: Layers, module: nn.Module, path: str, own: Mapping[str, Tens
 
 
 def _shared(vector: str, matrix: str, own: Mapping[str, Tensor]) -> bool:
-    """Whether of all matrices beside it, `matrix` has the name nearest to `vector`: w_q goes with b_q, c_attn_w with c_attn_b."""
+    """Whether of all matrices beside it, `matrix` has the name nearest to `vector`: b_q goes with w_q, q_bias with q."""
 
     def likeness(name: str) -> tuple[int, float]:
-        return len(commonprefix((vector, name))), SequenceMatcher(None, vector, name).ratio()
+        match = SequenceMatcher(None, vector, name)
+        first = match.find_longest_match()
+        return first.size if first.a == first.b == 0 else 0, match.ratio()
 
     return max((name for name, p in own.items() if p.dim() == 2), key=likeness) == matrix
 
@@ -199,7 +200,8 @@ def model_weights(
     names = sorted(set(numbers), key=int)
     if len(names) != depth:
         raise AnswerError(
-            f"A model of {depth} blocks was asked for, and PyTorch knows the parameters of {len(names)}: keep the blocks "
+            f"A model of {depth} blocks was asked for, and PyTorch knows the parameters of {len(names)}: keep the "
+            f"blocks "
             "in an nn.ModuleList, one for each of config.n_layer; those in a plain list are hidden from it."
         )
     outside = [norm for norm in layers.norms if not inside.search(norm.path)]

@@ -77,8 +77,8 @@ DRAW = FunctionExercise(
             "u is compared with single shares; compare it with their running sum, cumsum(0).", {"how": "first above"}
         ),
         Mistake(
-            "Where the running sum just equals u the next token is meant (sum > u, not >=): else u = 0 draws a token of "
-            "probability 0.",
+            "Where the running sum just equals u the next token is meant (sum > u, not >=): else u = 0 draws a token "
+            "of probability 0.",
             {"how": "reach"},
         ),
         Mistake("The token is off by one: it is the one after the right one.", {"how": "one later"}),
@@ -174,12 +174,13 @@ TOP_P = FunctionExercise(
     tuple((SHARES.log() + 0.5, p) for p in (0.7, 0.45, 0.85, 0.93, 0.99, 0.0)),
     (
         Mistake(
-            "The token that crosses p is left out: with shares 0.5, 0.3, 0.2 and p = 0.7 the first two stay, since the first "
-            "alone does not reach 0.7. Keep a token if the sum before it is below p.",
+            "The token that crosses p is left out: with shares 0.5, 0.3, 0.2 and p = 0.7 the first two stay, since "
+            "the first alone does not reach 0.7. Keep a token if the sum before it is below p.",
             {"crossing": "left out"},
         ),
         Mistake(
-            "The token that crosses p is left out (all but the likeliest one). Keep a token if the sum before it is below p.",
+            "The token that crosses p is left out (all but the likeliest one). Keep a token if the sum before it is "
+            "below p.",
             {"crossing": "left out, one kept"},
         ),
         Mistake("With p = 0 nothing is kept; the likeliest token always stays.", {"crossing": "strictly"}),

@@ -118,8 +118,8 @@ ACCEPT = FunctionExercise(
     (([1, 2, 3], [1, 2, 9, 4]), ([1, 2, 3], [1, 2, 3, 4]), ([5, 2], [1, 2, 3]), ([], [7]), ([1, 2, 3], [1, 8, 3, 5])),
     (
         Mistake(
-            "The model's own token is missing: where a guess fails, the step has told what is right there; and where none "
-            "does, it gives one more.",
+            "The model's own token is missing: where a guess fails, the step has told what is right there; and where "
+            "none does, it gives one more.",
             {"how": "guesses only"},
         ),
         Mistake("The first wrong guess is kept; the model's own choice takes its place.", {"how": "wrong guess"}),

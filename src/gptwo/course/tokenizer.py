@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from gptwo.course.judging import FunctionExercise, Mistake
 
 Pair = tuple[int, int]
@@ -10,7 +12,7 @@ Pair = tuple[int, int]
 def count_pairs(ids: list[int], *, how: str = "right") -> dict[Pair, int]:
     """How often each pair of neighbours occurs."""
     counts: dict[Pair, int] = {}
-    pairs = list(zip(ids, ids[1:], strict=False))
+    pairs = list(itertools.pairwise(ids))
     pairs = pairs[:-1] if how == "without last" else pairs[::2] if how == "apart" else pairs
     if how == "around" and ids:
         pairs.append((ids[-1], ids[0]))

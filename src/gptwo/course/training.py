@@ -51,8 +51,8 @@ LOSS = FunctionExercise(
     ),
     (
         Mistake(
-            "The targets are not shifted: the logits at position t are about token t + 1, so compare logits[:, :-1] with "
-            "ids[:, 1:].",
+            "The targets are not shifted: the logits at position t are about token t + 1, so compare logits[:, :-1] "
+            "with ids[:, 1:].",
             {"shift": "none"},
         ),
         Mistake(
