@@ -13,28 +13,30 @@ from gptwo.course.modules import ATTENTION_SHAPES, HEADS, WIDTH, ModuleExercise
 from gptwo.course.roles import attention_weights
 
 
-def softmax(scores: Tensor, *, axis: int = -1, peak: str = "row", normalise: bool = True, base: str = "e") -> Tensor:
-    """Shares of each row of the last axis; see the lesson."""
+def softmax(
+    scores: Tensor,
+    *,
+    axis: int | None = -1,
+    divisor: int | None = None,
+    peak: str = "row",
+    normalise: bool = True,
+    base: str = "e",
+) -> Tensor:
+    """Shares of each row of the last axis."""
+    axes = tuple(range(scores.dim())) if axis is None else (axis,)
     if peak == "row":
-        scores = scores - scores.amax(axis, keepdim=True)
+        scores = scores - scores.amax(axes, keepdim=True)
     elif peak == "all":
         scores = scores - scores.max()
     powers = torch.exp(scores) if base == "e" else 2.0**scores
     if not normalise:
         return powers
-    return powers / (powers.sum() if axis == 99 else powers.sum(axis, keepdim=True))
-
-
-def _all_axes(scores: Tensor, **flags: Any) -> Tensor:
-    if flags.pop("whole", False):
-        powers = torch.exp(scores - scores.max())
-        return powers / powers.sum()
-    return softmax(scores, **flags)
+    return powers / powers.sum(axes if divisor is None else divisor, keepdim=True)
 
 
 SOFTMAX = FunctionExercise(
     "softmax(scores)",
-    _all_axes,
+    softmax,
     (
         (torch.tensor([[1.0, 2.0, 3.0], [0.5, -1.0, 2.0]]),),
         (torch.tensor([[0.0, 1.0, -torch.inf], [2.0, 2.0, 1.0]]),),
@@ -56,7 +58,11 @@ SOFTMAX = FunctionExercise(
         Mistake(
             "The shares are taken along the first axis: it is the last one, dim=-1, that must sum to 1.", {"axis": 0}
         ),
-        Mistake("All of the tensor sums to 1; each row of it should.", {"whole": True}),
+        Mistake(
+            "Each power is divided by the sum of its column; divide by its row's: sum(-1, keepdim=True).",
+            {"divisor": 0},
+        ),
+        Mistake("All of the tensor sums to 1; each row of it should.", {"axis": None}),
         Mistake("The powers of e are not divided by their sum, so a row does not sum to 1.", {"normalise": False}),
         Mistake("The powers are those of 2, not of e: use torch.exp.", {"base": "2"}),
     ),

@@ -21,6 +21,7 @@ def layer_norm(
     *,
     axis: int | tuple[int, ...] = -1,
     centre: bool = True,
+    moved: bool = True,
     unbiased: bool = False,
     root: bool = True,
     eps: str = "inside",
@@ -35,7 +36,7 @@ def layer_norm(
         divisor = (variance + 1e-5).sqrt() if eps == "inside" else variance.sqrt() + (1e-5 if eps == "outside" else 0)
     else:
         divisor = variance + 1e-5
-    y = (x - mean if centre else x) / divisor
+    y = (x - mean if centre and moved else x) / divisor
     y = y * (gain + 1 if plus_one else gain) if scaled else y
     return y + shift if shifted else y
 
@@ -58,6 +59,7 @@ LAYER_NORM = FunctionExercise(
             {"unbiased": True},
         ),
         Mistake("The mean is not taken off (that is RMS norm): (x - mean) / sqrt(variance + eps).", {"centre": False}),
+        Mistake("The mean is not taken off above the line: (x - mean) / sqrt(variance + eps).", {"moved": False}),
         Mistake("It divides by the variance; divide by its square root.", {"root": False}),
         Mistake("eps is added after the square root; it belongs inside: sqrt(variance + eps).", {"eps": "outside"}),
         Mistake("There is no eps: a row of equal numbers becomes 0 / 0. It is sqrt(variance + 1e-5).", {"eps": "none"}),

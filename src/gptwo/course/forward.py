@@ -192,7 +192,7 @@ def model(
     if positions != "none":
         x = x + wpe[index]
     kept = []
-    order = {"reversed": range(layers)[::-1], "first only": range(1), "first again": [0] * layers}
+    order = {"reversed": range(layers)[::-1], "first only": range(1), "first again": [0] * layers, "none": ()}
     for layer in order.get(blocks, range(layers)):
         before = None if past is None else past[0 if layer_cache == "first" else layer]
         x, keys_values = block(x, part(weights, f"h.{layer}"), heads, before, **of_block)

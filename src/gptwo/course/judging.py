@@ -142,24 +142,24 @@ def check_kind(got: Any, expected: Any) -> None:
         raise AnswerError(f"It gives {a_kind_of(got)}, expected {a_kind_of(expected)}{hint}.")
 
 
-def difference(got: Any, expected: Any, case: str, sizes: Sizes) -> str:
+def difference(got: Any, expected: Any, case: str, sizes: Sizes, subject: str = "it gives") -> str:
     """How a wrong answer differs from the right one, when no mistake is known that makes it."""
     if isinstance(expected, (tuple, list)) and any(isinstance(part, Tensor) for part in expected):
         pairs = zip(got, expected, strict=True)
         index = next(i for i, (one, other) in enumerate(pairs) if not same(one, other))
-        return difference(got[index], expected[index], f"{case}, part {index} of what it gives:".lstrip(", "), sizes)
+        return difference(got[index], expected[index], case, sizes, f"result {index + 1} is")
     case = f"{case} " if case else ""
     if not isinstance(expected, Tensor):
-        return f"{case}it gives {brief(got)}, expected {brief(expected)}."
+        return f"{case}{subject} {brief(got)}, expected {brief(expected)}."
     if got.shape != expected.shape:
         return f"The shape is wrong: {sizes.letters(got.shape)}, expected {sizes.letters(expected.shape)}."
     if got.isnan().any() and not expected.isnan().any():
         return (
-            f"{case}it gives NaN at {got.isnan().nonzero()[0].tolist()}: inf - inf, 0 / 0, or a softmax over a row in "
+            f"{case}{subject} NaN at {got.isnan().nonzero()[0].tolist()}: inf - inf, 0 / 0, or a softmax over a row in "
             "which all is -inf."
         )
     if expected.numel() <= 12:
-        return f"{case}it gives {brief(got)}, expected {brief(expected)}."
+        return f"{case}{subject} {brief(got)}, expected {brief(expected)}."
     wrong = ~torch.isclose(got.double(), expected.double(), rtol=1e-4, atol=2e-5)
     place = wrong.nonzero()[0].tolist()
     finite = wrong & got.isfinite() & expected.isfinite() & (expected.abs() > 1e-3)

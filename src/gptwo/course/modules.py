@@ -101,6 +101,8 @@ class ModuleExercise:
                     )
             if not isinstance(got, Tensor):
                 raise AnswerError(f"{what} gives {a_kind_of(got)}, expected a torch.Tensor.")
+            if got.device != x.device:
+                raise AnswerError(f"What {what} gives lies on the device {got.device}; keep to that of x, {x.device}.")
             ys.append(got)
         return ys
 
@@ -110,8 +112,8 @@ class ModuleExercise:
             return ""
         before, hints = self._run(module, x)[0], ""
         later, other = x.clone(), x.clone()
-        later[:, -1] = later[:, -1].flip(-1) if x.is_floating_point() else (later[:, -1] + 1) % VOCABULARY
-        other[1:] = other[1:].flip(-1)
+        later[:, -1] = 2 * x[:, -1] + 1 if x.is_floating_point() else (x[:, -1] + 1) % VOCABULARY
+        other[1:] = 2 * x[1:] + 1 if x.is_floating_point() else (x[1:] + 1) % VOCABULARY
         if not torch.allclose(before[:, :-1], self._run(module, later)[0][:, :-1], atol=1e-5):
             hints += " Earlier positions change when the last one does, so something looks ahead."
         if not torch.allclose(before[:1], self._run(module, other)[0][:1], atol=1e-5):

@@ -15,29 +15,23 @@ def quantize(
     top: float = 127.0,
     rounding: str = "nearest",
     scale_of: str = "block",
-    peak: str = "absolute",
-    zero: str = "safe",
+    signed: bool = False,
     inverse: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """(R, C) -> int8 (R, C) and scales (R, C / block), with weights ≈ q * scale."""
+    """Weights (R, C) -> int8 (R, C) and scales (R, C / block), with weights ≈ q * scale."""
     rows, columns = weights.shape
     blocks = weights.view(rows, columns // block, block)
-    largest = blocks.amax(-1) if peak == "signed" else blocks.abs().amax(-1)  # (R, C / block)
+    largest = blocks.amax(-1) if signed else blocks.abs().amax(-1)  # (R, C / block)
     if scale_of == "row":
         largest = largest.amax(-1, keepdim=True).expand_as(largest)
     elif scale_of == "all":
         largest = largest.max().expand_as(largest)
     scales = largest / top
-    divisor = torch.where(scales == 0, 1.0, scales) if zero == "safe" else scales
-    if peak == "squares":
-        scales = divisor = blocks.pow(2).mean(-1).sqrt() / top
+    divisor = torch.where(scales == 0, 1.0, scales)
     q = blocks / divisor[..., None]
-    q = {"nearest": q.round(), "down": q.trunc(), "floor": q.floor(), "up": q.ceil()}[rounding]
-    wrapped = q.nan_to_num(0.0).to(torch.int64).to(torch.int8)  # 128 becomes -128
-    kept = (1 / divisor) if inverse else scales.clone()
-    if zero == "nan" and bool((largest == 0).any()):
-        kept = torch.full_like(kept, torch.nan)
-    return wrapped.view(rows, columns), kept
+    q = {"nearest": q.round(), "down": q.trunc(), "floor": q.floor()}[rounding]
+    wrapped = q.to(torch.int64).to(torch.int8)  # 128 becomes -128
+    return wrapped.view(rows, columns), 1 / divisor if inverse else scales
 
 
 _M = torch.tensor([[0.5, -1.0, 0.25, 0.1, 3.0, -2.0, 0.7, 0.0], [0.0, 0.0, 0.0, 0.0, -0.02, 0.01, 0.004, 0.013]])
@@ -68,7 +62,7 @@ QUANTIZE = FunctionExercise(
         Mistake(
             "The largest weight is taken with its sign; take the largest absolute value, or large negative ones "
             "overflow.",
-            {"peak": "signed"},
+            {"signed": True},
         ),
         Mistake("The scales are given as their inverses; weights are q * scale.", {"inverse": True}),
     ),

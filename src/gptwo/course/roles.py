@@ -87,13 +87,17 @@ def layers_of(module: nn.Module, *arguments: Any) -> Layers:
         known.update(map(id, own.values()))
         _sort_in(found, each, path, own)
 
-    def when(layer: Matrix | Norm) -> int:
+    def when(layer: Matrix | Norm) -> int | None:
         path = layer.path
         while path and path not in called:
             path = path.rpartition(".")[0]
-        return called.index(path) if path else len(called)
+        return called.index(path) if path else None
 
-    return Layers(sorted(found.matrices, key=when), sorted(found.norms, key=when))
+    # A layer that does not run says nothing of its place; then they stay in the order in which they were made.
+    for group in (found.matrices, found.norms):
+        if None not in map(when, group):
+            group.sort(key=when)  # type: ignore[arg-type]
+    return found
 
 
 def _sort_in(found: Layers, module: nn.Module, path: str, own: Mapping[str, Tensor]) -> None:
@@ -117,7 +121,7 @@ def _sort_in(found: Layers, module: nn.Module, path: str, own: Mapping[str, Tens
 
 
 def _shared(vector: str, matrix: str, own: Mapping[str, Tensor]) -> bool:
-    """Whether of all matrices beside it, `matrix` has the name nearest to `vector`: b_q goes with w_q, q_bias with q."""
+    """Whether of all matrices beside it, `matrix` has the name nearest to `vector`: b_q goes with w_q."""
 
     def likeness(name: str) -> tuple[int, float]:
         match = SequenceMatcher(None, vector, name)

@@ -102,7 +102,7 @@ def adamw(
         gradient = gradient + decay * weight
     old_m, old_v = m, v
     m = first * m + (1 - first) * gradient
-    v = second * v + (1 - second) * (gradient**2 if square else gradient.abs())
+    v = second * v + (1 - second) * (gradient**2 if square else gradient)
     n = step - 1 if correction == "step before" else step
     m_hat = m / (1 - first**n) if correction in ("both", "first", "step before") and n else m
     v_hat = v / (1 - second**n) if correction in ("both", "second", "step before") and n else v
