@@ -412,33 +412,10 @@ def exits(*_: object) -> None:
     raise SystemExit(3)
 
 
-ODD = [
-    None,
-    3,
-    "text",
-    ...,
-    [],
-    {},
-    int,
-    object,
-    torch,
-    nn.Linear,
-    nn.Linear(2, 2),
-    lambda *_: None,
-    lambda *_: 1,
-    exits,
-]
-ODD += [
-    lambda *_: torch.zeros(0),
-    lambda *_: [[]],
-    lambda *_: "x",
-    lambda: 1,
-    Uninitialised,
-    OnMeta,
-    Hostile(),
-    Hostile,
-]
-ODD += [lambda *_: (None, None), lambda *_: {}, lambda *_: torch.tensor(1j), lambda *_: (torch.zeros(2), 1)]
+ODD = [None, 3, "text", ..., [], {}, torch, int, object, nn.Linear, nn.Linear(2, 2), Uninitialised, OnMeta, Hostile]
+ODD += [Hostile(), exits, lambda: 1]
+ODD += [partial(lambda made, *_: made, made) for made in (None, 1, "x", {}, [[]], (None, None), (torch.zeros(2), 1))]
+ODD += [partial(lambda made, *_: made, made) for made in (torch.zeros(0), torch.tensor(1j), nn.Linear(2, 2))]
 
 
 @pytest.mark.parametrize("name", EXERCISES)
