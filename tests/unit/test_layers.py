@@ -68,6 +68,7 @@ NEEDS_TORCH = {
     "course.loading",
     "course.model",
     "course.modules",
+    "course.penalties",
     "course.quantization",
     "course.roles",
     "course.sampling",

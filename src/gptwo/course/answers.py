@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import linecache
+import sysconfig
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ import torch
 from gptwo.errors import one_line
 
 HERE = Path(__file__).parent
+STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib"))
 EMPTY = "its body is still empty, or a return is missing"
 
 
@@ -52,7 +53,7 @@ def examined(name: str, exercise: Exercise, thing: object, roles: Mapping[str, s
     except AnswerError as error:
         return Verdict(name, False, str(error))
     except Exception as error:  # noqa: BLE001 - an answer may be such that to look at it raises anything
-        return Verdict(name, False, f"The check cannot follow your answer: {type(error).__name__}: {one_line(error)}")
+        return Verdict(name, False, f"The check cannot follow your answer: {type(error).__name__}: {one_line(error)}.")
     return Verdict(name, True, "right.")
 
 
@@ -98,7 +99,8 @@ def _place(error: BaseException) -> str:
     """Where in the learner's code it happened: the last line that is neither a library's nor ours."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
-        if HERE not in path.parents and "site-packages" not in path.parts:
-            line = (frame.line or linecache.getline(frame.filename, frame.lineno or 0)).strip()
+        library = "site-packages" in path.parts or frame.filename.startswith("<frozen")
+        if not library and not {HERE, STANDARD_LIBRARY} & set(path.parents):
+            line = (frame.line or "").strip()
             return f" (line {frame.lineno}{f', `{line}`' if line else ''})"
     return ""

@@ -192,10 +192,11 @@ def model(
     if positions != "none":
         x = x + wpe[index]
     kept = []
-    order = {"reversed": range(layers)[::-1], "first only": range(1), "first again": [0] * layers, "none": ()}
+    order = {"reversed": range(layers)[::-1], "first only": range(1), "first again": [0] * layers}
     for layer in order.get(blocks, range(layers)):
         before = None if past is None else past[0 if layer_cache == "first" else layer]
-        x, keys_values = block(x, part(weights, f"h.{layer}"), heads, before, **of_block)
+        y, keys_values = block(x, part(weights, f"h.{layer}"), heads, before, **of_block)
+        x = x if blocks == "thrown away" else y
         kept.append(keys_values)
     if final_norm == "there":
         x = layer_norm(x, part(weights, "ln_f"))

@@ -43,7 +43,7 @@ MISTAKES = (
         "Only the first block runs; run them one after another, each on what the one before gave.",
         {"blocks": "first only"},
     ),
-    Mistake("What the blocks give is thrown away: x = block(x), for each block.", {"blocks": "none"}),
+    Mistake("What the blocks give is thrown away: x = block(x), for each block.", {"blocks": "thrown away"}),
     Mistake(
         "The first block runs again in place of the later ones; each layer has weights of its own.",
         {"blocks": "first again"},
