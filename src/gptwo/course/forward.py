@@ -68,7 +68,7 @@ def attention(
     if split == "per head":  # q, k and v of one head side by side
         parts = [t.transpose(1, 2) for t in fused.view(batch, new, heads, -1).chunk(3, dim=3)]
     else:
-        parts = [split_heads(t, heads, split) for t in fused.split(width, dim=2)]
+        parts = [split_heads(t, heads, split) for t in fused.chunk(3, dim=2)]
     named = dict(zip(order, parts, strict=True))
     q, k, v = (named[letter] for letter in "qkv")  # 3 x (B, H, T, D)
     old = None if cache == "ignored" else past

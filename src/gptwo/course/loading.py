@@ -40,7 +40,7 @@ def loaded(
         weights |= {n.replace("h.0", "h.1", 1): t for n, t in weights.items() if n.startswith("h.0")}
     elif exchanged == "qkv":  # (C, 3C) taken for q, k and v of one head after another
         weights |= {
-            n: t.unflatten(-1, (HEADS, 3, -1)).transpose(-3, -2).flatten(-3)
+            n: t.reshape(*t.shape[:-1], HEADS, 3, -1).transpose(-3, -2).flatten(-3)
             for n, t in weights.items()
             if "c_attn" in n
         }

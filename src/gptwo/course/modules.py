@@ -81,7 +81,7 @@ class ModuleExercise:
         return answers
 
     def _pieces(self, x: Tensor) -> tuple[Tensor, ...]:
-        return x.split(self.cuts, dim=1) if self.cuts else (x,)
+        return torch.split(x, list(self.cuts), dim=1) if self.cuts else (x,)
 
     def _run(self, module: nn.Module, x: Tensor) -> list[Tensor]:
         """What the learner's module gives: a tensor for each piece."""

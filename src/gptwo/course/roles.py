@@ -73,7 +73,7 @@ def layers_of(module: nn.Module, *arguments: Any) -> Layers:
     """Take the module apart; it runs once on `arguments`, to see the order in which its layers do."""
     called: list[str] = []
     hooks = [
-        each.register_forward_pre_hook(lambda _, __, path=path: called.append(path))  # type: ignore[misc]
+        each.register_forward_pre_hook(lambda _, __, path=path: called.append(path))
         for path, each in module.named_modules()
         if path
     ]
