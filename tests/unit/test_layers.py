@@ -61,10 +61,33 @@ NEEDS_TORCH = {
     "training.validation",
     "training.world",
     "bench.peers.worker.transformers_engine",
+    "course.answers",
+    "course.attention",
+    "course.block",
+    "course.cache",
+    "course.forward",
+    "course.judging",
+    "course.loading",
+    "course.model",
+    "course.modules",
+    "course.penalties",
+    "course.quantization",
+    "course.roles",
+    "course.sampling",
+    "course.speed",
+    "course.tokenizer",
+    "course.toy",
+    "course.training",
 }
 # The other engines that `gptwo bench` compares with, each imported in a process of its own that has it.
 PEERS = "bench.peers.worker."
-NEEDS_TORCH_IN_FUNCTIONS = {"checkpoint.torch_pickle", "cli.train", "cli.train_display", "training.tensorboard"}
+NEEDS_TORCH_IN_FUNCTIONS = {
+    "checkpoint.torch_pickle",
+    "cli.train",
+    "cli.train_display",
+    "course",
+    "training.tensorboard",
+}
 
 # What only some of the installations have.
 EXTRAS = {"torch", "transformers", "tiktoken", "fastapi", "uvicorn", "ray", "onnx", "matplotlib", "llguidance"} | {
