@@ -38,6 +38,8 @@ RANKS = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 NEEDS_TORCH = {
     "model",
     "decoder.reference",
+    "export.coreml",
+    "export.torch_program",
     "training.clipping",
     "training.dropout",
     "training.fast_blocks",
@@ -66,6 +68,8 @@ NEEDS_TORCH_IN_FUNCTIONS = {"checkpoint.torch_pickle", "cli.train", "cli.train_d
 
 # What only some of the installations have.
 EXTRAS = {"torch", "transformers", "tiktoken", "fastapi", "uvicorn", "ray", "onnx", "matplotlib", "llguidance"} | {
+    "coremltools",
+    "onnxruntime",
     "pyarrow",
     "starlette",
     "pydantic",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import math
 import os
@@ -11,9 +12,9 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from gptwo.checkpoint import Checkpoint, replace_directory
-from gptwo.errors import ExportError, InvalidRequestError
+from gptwo.errors import ExportError, InvalidRequestError, MissingDependencyError
 from gptwo.export import DTYPES
-from gptwo.export.report import Comparison, Report, Runs, compare, files_of
+from gptwo.export.report import Report, Runs, compare, files_of
 
 REPORT: Final = "report.json"
 
@@ -69,9 +70,7 @@ def export_checkpoint(
         runs = _write_model(new, checkpoint, to, dtype, compiled, threads)
         compared = None
         if not isinstance(runs, str) and against is not None:
-            compared = compare(
-                against.reference, runs, against.prompts, checkpoint.config.n_positions, against.advance
-            )
+            compared = compare(against.reference, runs, against.prompts, checkpoint.config.n_positions, against.advance)
         why = runs if isinstance(runs, str) else None if compared else "not asked for"
         report = Report(to, dtype, checkpoint.config.parameter_count, files_of(new), compared, why)
         (new / REPORT).write_text(json.dumps(as_json(report), indent=2) + "\n", encoding="utf-8")
@@ -143,11 +142,13 @@ def _write_model(
 
         write_onnx(directory, checkpoint, dtype)
         return OnnxModel(directory, checkpoint.config.n_layer, threads=threads)
+    if importlib.util.find_spec("torch") is None:
+        raise MissingDependencyError(f"an export to {to} needs PyTorch: pip install '.[{to}]' in gptwo's checkout")
     if to == "torch":
         from gptwo.export.torch_program import TorchScriptModel, write_torch
 
         write_torch(directory, checkpoint, dtype, compiled=compiled)
-        return TorchScriptModel(directory)
+        return TorchScriptModel(directory, threads=threads)
     from gptwo.export.coreml import core_ml_model, write_coreml
 
     write_coreml(directory, checkpoint, dtype)

@@ -1,6 +1,7 @@
 """GPT-2 as an ONNX graph, node by node.
 
-B batch, T new positions, P cached and S = P + T all positions, C width, H heads, D = C / H, F inner width, V vocabulary.
+B batch, T new positions, P cached and S = P + T all positions, C width, H heads, D = C / H, F inner width of the MLP,
+V vocabulary.
 
 Inputs and outputs have the names that optimum gives them. Operators are those of the standard (opset 20), so that any
 engine runs the graph; ONNX Runtime fuses them as it loads.
@@ -142,8 +143,9 @@ def _attention(graph: Graph, weights: Weights, config: GPTConfig, layer: int, x:
     # Scores of half precision can overflow where the rest of the model does not.
     upcast = config.reorder_and_upcast_attn and weights.floats == np.float16
     if upcast:
-        q, k, v, mask = (graph.add("Cast", [part], f"{name}.{i}.f32", to=TensorProto.FLOAT)
-                         for i, part in enumerate((q, k, v, mask)))
+        q, k, v, mask = (
+            graph.add("Cast", [part], f"{name}.{i}.f32", to=TensorProto.FLOAT) for i, part in enumerate((q, k, v, mask))
+        )
     floats = np.dtype(np.float32) if upcast else weights.floats
     scale = weights.constant(f"{name}.scale", np.array(config.attention_scale(layer), floats))
     q = graph.add("Mul", [q, scale], f"{name}.scaled")

@@ -72,7 +72,9 @@ class Weights:
         from onnx import TensorProto
 
         stored, scales, _ = self._integers(matrix, outputs=0)
-        row = graph.add("Cast", [graph.add("Gather", [stored, ids], f"{name}.stored")], f"{name}.cast", to=TensorProto.FLOAT)
+        row = graph.add(
+            "Cast", [graph.add("Gather", [stored, ids], f"{name}.stored")], f"{name}.cast", to=TensorProto.FLOAT
+        )
         row = graph.add("Sub", [row, self.constant("zero.f32", np.array(_ZERO, np.float32))], f"{name}.signed")
         scale = graph.add("Gather", [scales, ids], f"{name}.scale")
         scale = graph.add("Unsqueeze", [scale, self.constant("axis.last", np.array([-1]))], f"{name}.scale.column")
