@@ -20,7 +20,6 @@ from torch import Tensor
 
 from gptwo.checkpoint import Checkpoint
 from gptwo.checkpoint.stored import Floats
-from gptwo.config import GPTConfig
 from gptwo.errors import ExportError, NumericalError, one_line
 from gptwo.model import GPT2, KeysValues
 
@@ -58,36 +57,50 @@ def write_torch(directory: Path, checkpoint: Checkpoint, dtype: str, *, compiled
     dtype: f32, bf16 or f16. Raises NumericalError for weights beyond the range of the type, ExportError if they
     cannot be compiled here.
     """
-    config = checkpoint.config
-    arrays = {name: tensor.float32() for name, tensor in checkpoint.tensors.items()}
-    model = ExportedGPT2.from_arrays(config, arrays).to(_DTYPES[dtype]).requires_grad_(False)
-    for name, tensor in model.state_dict().items():
-        if not tensor.isfinite().all():
-            raise NumericalError(f"tensor {name} holds values that {dtype} cannot hold")
-    assert isinstance(model, ExportedGPT2)
-    examples = _examples(config, _DTYPES[dtype])
+    model = exported_model(checkpoint, dtype)
+    write_script(directory, model)
     with _silence(), torch.no_grad():
-        script = torch.jit.trace_module(
-            model, {"prefill": (examples[0], examples[1][:, :1]), "decode": examples}, check_trace=False
-        )
-        script.save(str(directory / SCRIPT_FILE))
-        program = _program(model, examples)
+        program = _program(model)
         torch.export.save(program, directory / PROGRAM_FILE)
         if compiled:
             _compile(program, directory / COMPILED_FILE)
 
 
-def _examples(config: GPTConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor, Past]:
-    """Arguments of `decode` with B = 2, T = 1 and P = 1: they fit into any context."""
+def exported_model(checkpoint: Checkpoint, dtype: str) -> ExportedGPT2:
+    """The model with its weights in f32, bf16 or f16. Raises NumericalError for weights beyond the range of the type."""
+    arrays = {name: tensor.float32() for name, tensor in checkpoint.tensors.items()}
+    model = ExportedGPT2.from_arrays(checkpoint.config, arrays).to(_DTYPES[dtype]).requires_grad_(False)
+    assert isinstance(model, ExportedGPT2)
+    for name, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            raise NumericalError(f"tensor {name} holds values that {dtype} cannot hold")
+    return model
+
+
+def write_script(directory: Path, model: ExportedGPT2) -> None:
+    """Write model.ts: `prefill` and `decode` as TorchScript, and the parameters."""
+    input_ids, mask, past = _examples(model)
+    with _silence(), torch.no_grad():
+        # PyTorch would check it by tracing again; our tests run it on other sizes instead.
+        script = torch.jit.trace_module(
+            model, {"prefill": (input_ids, mask[:, :1]), "decode": (input_ids, mask, past)}, check_trace=False
+        )
+        script.save(str(directory / SCRIPT_FILE))
+
+
+def _examples(model: ExportedGPT2) -> tuple[Tensor, Tensor, Past]:
+    """Arguments of `decode` with B = 2, T = 1 and P = 1: they fit into any context of more than one position."""
+    config, dtype = model.config, model.wte.weight.dtype
     shape = (2, config.n_head, 1, config.head_size)
     past = tuple((torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)) for _ in range(config.n_layer))
     return torch.zeros((2, 1), dtype=torch.int64), torch.ones((2, 2), dtype=torch.int64), past
 
 
-def _program(model: ExportedGPT2, examples: tuple[Tensor, Tensor, Past]) -> Any:
+def _program(model: ExportedGPT2) -> Any:
     """`decode` as a program whose B, T and P are free, P = 0 included: then it is `prefill`."""
     import torch.fx.experimental._config as symbolic
 
+    examples = _examples(model)
     dynamic = torch.export.Dim.DYNAMIC
     shapes = {
         "input_ids": {0: dynamic, 1: dynamic},
