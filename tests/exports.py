@@ -29,6 +29,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }
 
+# All at once, for what is made from model.py itself and so has its fields.
+ALL = {
+    "scale_attn_weights": False,
+    "scale_attn_by_inverse_layer_idx": True,
+    "reorder_and_upcast_attn": True,
+    "tie_word_embeddings": False,
+    "n_inner": 40,
+    "layer_norm_epsilon": 0.3,
+    "activation_function": "quick_gelu",
+}
+
 
 def random_checkpoint(config: GPTConfig | None = None, seed: int = 0, deviation: float = 0.2) -> Checkpoint:
     config = tiny_config() if config is None else config

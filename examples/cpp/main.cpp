@@ -75,7 +75,7 @@ int run(std::vector<std::string> arguments) {
     std::cerr << "usage: gpt2 DIRECTORY [--script] TOKENS ID...\n";
     return 2;
   }
-  const torch::NoGradGuard no_gradients;
+  const at::NoGradGuard no_gradients;
   const Config config = read_config(arguments[0] + "/config.json");
   torch::jit::Module script = torch::jit::load(arguments[0] + "/model.ts");
   const Gpt2 model(config, parameters_of(script));

@@ -3,7 +3,7 @@
 // B batch, T new positions, S cached + new positions, C width, H heads, D = C / H, V vocabulary, L layers.
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <map>
 #include <string>

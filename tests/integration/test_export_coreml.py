@@ -32,9 +32,10 @@ main = spec.mlProgram.functions["main"]
 operations = main.block_specializations[main.opset].operations
 ranges = lambda v: [[r.lowerBound, r.upperBound] for r in v.type.multiArrayType.shapeRange.sizeRanges]
 array = ct.proto.FeatureTypes_pb2.ArrayFeatureType
+kind = lambda v: array.ArrayDataType.Name(v.type.multiArrayType.dataType)
 json.dump({
-    "inputs": {v.name: [array.ArrayDataType.Name(v.type.multiArrayType.dataType), ranges(v)] for v in spec.description.input},
-    "outputs": {v.name: array.ArrayDataType.Name(v.type.multiArrayType.dataType) for v in spec.description.output},
+    "inputs": {v.name: [kind(v), ranges(v)] for v in spec.description.input},
+    "outputs": {v.name: kind(v) for v in spec.description.output},
     "states": {v.name: list(v.type.stateType.arrayType.shape) for v in spec.description.state},
     "operations": collections.Counter(operation.type for operation in operations),
     "opset": main.opset,

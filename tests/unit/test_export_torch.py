@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from exports import VARIANTS, greedy, greedy_with, prompts, random_checkpoint, reference, reference_logits
+from exports import ALL, greedy, greedy_with, prompts, random_checkpoint, reference, reference_logits
 from tiny_models import tiny_config
 
 from gptwo.errors import NumericalError
@@ -32,7 +32,7 @@ def script_of(directory: Path, dtype: str = "f32", **changes: Any) -> TorchScrip
     return TorchScriptModel(directory)
 
 
-@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS.keys())
+@pytest.mark.parametrize("changes", [{}, ALL])
 def test_torchscript_says_what_the_reference_says_for_every_configuration(
     changes: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -43,6 +43,7 @@ def test_torchscript_says_what_the_reference_says_for_every_configuration(
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.slow  # TorchScript optimises for every new length
 def test_torchscripts_greedy_texts_are_the_references(tmp_path: Path) -> None:
     model = script_of(tmp_path)
     for prompt in prompts(300):
@@ -95,7 +96,7 @@ def test_values_beyond_float16_are_refused() -> None:
 def test_a_program_takes_any_batch_length_and_past(compiled: bool, tmp_path: Path) -> None:
     if compiled and shutil.which("c++") is None:
         pytest.skip("AOTInductor needs a C++ compiler")
-    checkpoint = random_checkpoint(tiny_config(**VARIANTS["by_layer"]))
+    checkpoint = random_checkpoint(tiny_config(n_layer=3))
     write_torch(tmp_path, checkpoint, "f32", compiled=compiled)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -116,7 +117,7 @@ def test_a_program_takes_any_batch_length_and_past(compiled: bool, tmp_path: Pat
             np.testing.assert_allclose(torch.cat(found, dim=1).numpy(), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS.keys())
+@pytest.mark.parametrize("changes", [{}, ALL])
 def test_what_core_ml_is_given_says_what_the_reference_says_from_its_own_state(changes: dict[str, Any]) -> None:
     checkpoint = random_checkpoint(tiny_config(**changes))
     model = traced(reference(checkpoint).requires_grad_(False))

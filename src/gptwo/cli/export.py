@@ -64,18 +64,18 @@ def command(
     source = options["tokenizer"] or checkpoint.tokenizer_path
     tokenizer = None if source is None else Tokenizer.load(source)
     with bar("comparing") as advance:
-        against = None
-        if report and checkpoint.packed is None and checkpoint.config.n_positions > 1:
+
+        def against() -> Against:
             reference = Reference(checkpoint, options["threads"])
-            prompts = prompts_for(checkpoint, tokenizer)
-            against = Against(reference, prompts, lambda share: advance(share, ""))
+            return Against(reference, prompts_for(checkpoint, tokenizer), lambda share: advance(share, ""))
+
         found = export_checkpoint(
             checkpoint,
             target,
             to=to,
             dtype=dtype,
             tokenizer=tokenizer,
-            against=against,
+            against=against if report else None,
             force=force,
             compiled=options["compiled"],
             threads=options["threads"],

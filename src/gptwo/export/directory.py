@@ -44,15 +44,15 @@ def export_checkpoint(
     to: str,
     dtype: str | None = None,
     tokenizer: SavesTokenizer | None = None,
-    against: Against | None = None,
+    against: Callable[[], Against] | None = None,
     force: bool = False,
     compiled: bool = False,
     threads: int | None = None,
 ) -> Report:
     """Write a checkpoint into the directory `out` for another engine, and say how it compares.
 
-    to: onnx, coreml or torch. dtype: one of DTYPES[to], the first unless given. against: None leaves the comparison
-    out. force: replace an export that is there. compiled: for torch, a program that AOTInductor compiled for this
+    to: onnx, coreml or torch. dtype: one of DTYPES[to], the first unless given. against: called once the model is
+    written and can be run here; None leaves the comparison out. force: replace an export that is there. compiled: for torch, a program that AOTInductor compiled for this
     machine as well. threads: to compare with.
 
     `out` is there when all of it is. Raises ExportError for an `out` that is there already or cannot be written,
@@ -70,7 +70,8 @@ def export_checkpoint(
         runs = _write_model(new, checkpoint, to, dtype, compiled, threads)
         compared = None
         if not isinstance(runs, str) and against is not None:
-            compared = compare(against.reference, runs, against.prompts, checkpoint.config.n_positions, against.advance)
+            given = against()
+            compared = compare(given.reference, runs, given.prompts, checkpoint.config.n_positions, given.advance)
         why = runs if isinstance(runs, str) else None if compared else "not asked for"
         report = Report(to, dtype, checkpoint.config.parameter_count, files_of(new), compared, why)
         (new / REPORT).write_text(json.dumps(as_json(report), indent=2) + "\n", encoding="utf-8")
@@ -130,6 +131,8 @@ def _checked(checkpoint: Checkpoint, to: str, dtype: str | None, compiled: bool)
             "checkpoint that it was made from",
             param="model",
         )
+    if checkpoint.config.n_positions < 2:
+        raise InvalidRequestError("a model of one position has no text to go on with", param="model")
     return dtype or DTYPES[to][0]
 
 

@@ -67,7 +67,7 @@ def write_torch(directory: Path, checkpoint: Checkpoint, dtype: str, *, compiled
 
 
 def exported_model(checkpoint: Checkpoint, dtype: str) -> ExportedGPT2:
-    """The model with its weights in f32, bf16 or f16. Raises NumericalError for weights beyond the range of the type."""
+    """The model with its weights in f32, bf16 or f16. Raises NumericalError for weights beyond the type's range."""
     arrays = {name: tensor.float32() for name, tensor in checkpoint.tensors.items()}
     model = ExportedGPT2.from_arrays(checkpoint.config, arrays).to(_DTYPES[dtype]).requires_grad_(False)
     assert isinstance(model, ExportedGPT2)
@@ -138,7 +138,7 @@ class TorchScriptModel:
 
     def start(self, token_ids: Sequence[int]) -> Floats:
         """The logits (T, V) of a text from its beginning."""
-        ids = torch.tensor([token_ids])
+        ids = torch.from_numpy(np.array([token_ids], np.int64))
         with torch.no_grad():
             logits, self._past = self._script.prefill(ids, torch.ones_like(ids))
         return np.asarray(logits[0])
