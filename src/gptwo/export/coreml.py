@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import io
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -119,17 +118,10 @@ def write_coreml(directory: Path, checkpoint: Checkpoint, dtype: str) -> None:
 
 
 def _clustered(ct: Any, package: Any, bits: int) -> Any:
-    """The package with each matrix as indices into a palette of 2^bits values."""
+    """The package with each matrix as indices into a palette of 2^bits values, unless it has no more elements."""
     optimize = ct.optimize.coreml
     settings = optimize.OpPalettizerConfig(mode="kmeans", nbits=bits, weight_threshold=2**bits)
     return optimize.palettize_weights(package, optimize.OptimizationConfig(global_config=settings))
-
-
-def core_ml_model(directory: Path) -> CoreMLModel | str:
-    """What runs the package, or why nothing does here."""
-    if sys.platform != "darwin":
-        return "Core ML runs on Apple's systems only"
-    return CoreMLModel(directory)
 
 
 class CoreMLModel:

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import math
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -52,8 +53,8 @@ def export_checkpoint(
     """Write a checkpoint into the directory `out` for another engine, and say how it compares.
 
     to: onnx, coreml or torch. dtype: one of DTYPES[to], the first unless given. against: called once the model is
-    written and can be run here; None leaves the comparison out. force: replace an export that is there. compiled: for torch, a program that AOTInductor compiled for this
-    machine as well. threads: to compare with.
+    written and can be run here; None leaves the comparison out. force: replace an export that is there. compiled: for
+    torch, a program that AOTInductor compiled for this machine as well. threads: to compare with.
 
     `out` is there when all of it is. Raises ExportError for an `out` that is there already or cannot be written,
     InvalidRequestError for another target or type, MissingDependencyError for an engine that is not installed,
@@ -67,12 +68,15 @@ def export_checkpoint(
         checkpoint.config.save(new / "config.json")
         if tokenizer is not None:
             tokenizer.save(new)
-        runs = _write_model(new, checkpoint, to, dtype, compiled, threads)
-        compared = None
-        if not isinstance(runs, str) and against is not None:
+        opened = _write_model(new, checkpoint, to, dtype, compiled, threads)
+        compared, why = None, None
+        if against is None:
+            why = "not asked for"
+        elif isinstance(opened, str):
+            why = opened
+        else:
             given = against()
-            compared = compare(given.reference, runs, given.prompts, checkpoint.config.n_positions, given.advance)
-        why = runs if isinstance(runs, str) else None if compared else "not asked for"
+            compared = compare(given.reference, opened(), given.prompts, checkpoint.config.n_positions, given.advance)
         report = Report(to, dtype, checkpoint.config.parameter_count, files_of(new), compared, why)
         (new / REPORT).write_text(json.dumps(as_json(report), indent=2) + "\n", encoding="utf-8")
         reports.append(report)
@@ -138,24 +142,26 @@ def _checked(checkpoint: Checkpoint, to: str, dtype: str | None, compiled: bool)
 
 def _write_model(
     directory: Path, checkpoint: Checkpoint, to: str, dtype: str, compiled: bool, threads: int | None
-) -> Runs | str:
-    """Write what the engine loads; what runs it, or why nothing does here."""
+) -> Callable[[], Runs] | str:
+    """Write what the engine loads; what opens it to be run, or why nothing can run it here."""
     if to == "onnx":
         from gptwo.export.onnx_model import OnnxModel, write_onnx
 
         write_onnx(directory, checkpoint, dtype)
-        return OnnxModel(directory, checkpoint.config.n_layer, threads=threads)
+        return lambda: OnnxModel(directory, checkpoint.config.n_layer, threads=threads)
     if importlib.util.find_spec("torch") is None:
         raise MissingDependencyError(f"an export to {to} needs PyTorch: pip install '.[{to}]' in gptwo's checkout")
     if to == "torch":
         from gptwo.export.torch_program import TorchScriptModel, write_torch
 
         write_torch(directory, checkpoint, dtype, compiled=compiled)
-        return TorchScriptModel(directory, threads=threads)
-    from gptwo.export.coreml import core_ml_model, write_coreml
+        return lambda: TorchScriptModel(directory, threads=threads)
+    from gptwo.export.coreml import CoreMLModel, write_coreml
 
     write_coreml(directory, checkpoint, dtype)
-    return core_ml_model(directory)
+    if sys.platform != "darwin":
+        return "Core ML runs on Apple's systems only"
+    return lambda: CoreMLModel(directory)
 
 
 def _finite(value: Any) -> Any:
