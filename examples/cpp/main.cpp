@@ -32,7 +32,7 @@ std::vector<int64_t> continue_with_model(const Gpt2& model, const torch::Tensor&
   std::vector<int64_t> made;
   Output out = model.forward(prompt, {});
   while (static_cast<int64_t>(made.size()) < tokens) {
-    if (!made.empty()) out = model.forward(torch::tensor({{made.back()}}, torch::kLong), out.past);
+    if (!made.empty()) out = model.forward(torch::full({1, 1}, made.back(), torch::kLong), out.past);
     made.push_back(likeliest(out.logits));
   }
   return made;
@@ -43,7 +43,7 @@ std::vector<int64_t> continue_with_script(torch::jit::Module& script, const torc
   auto out = script.get_method("prefill")({prompt, torch::ones_like(prompt)}).toTuple();
   while (static_cast<int64_t>(made.size()) < tokens) {
     if (!made.empty()) {
-      const auto next = torch::tensor({{made.back()}}, torch::kLong);
+      const auto next = torch::full({1, 1}, made.back(), torch::kLong);
       const auto mask = torch::ones({1, prompt.size(1) + static_cast<int64_t>(made.size())}, torch::kLong);
       out = script.get_method("decode")({next, mask, out->elements()[1]}).toTuple();
     }
