@@ -103,7 +103,7 @@ class Reference:
 
     def step(self, token_id: int) -> Floats:
         """See Runs."""
-        return self._feed([token_id])[0]
+        return np.asarray(self._feed([token_id])[0])
 
     def _feed(self, token_ids: Sequence[int]) -> Floats:
         rows = np.arange(len(token_ids))

@@ -76,7 +76,7 @@ def traced(model: GPT2) -> Any:
     stateful = StatefulGPT2(model).eval()
     examples = torch.zeros((1, 1), dtype=torch.int32), torch.zeros((1, 1, 1, 1))
     with _silence(), torch.no_grad():
-        return torch.jit.trace(stateful, examples, check_trace=False)
+        return torch.jit.trace(stateful, examples, check_trace=False)  # type: ignore[no-untyped-call]
 
 
 def write_coreml(directory: Path, checkpoint: Checkpoint, dtype: str) -> None:
@@ -141,7 +141,7 @@ class CoreMLModel:
 
     def step(self, token_id: int) -> Floats:
         """The logits (V,) after one more token."""
-        return self._feed([token_id])[0]
+        return np.asarray(self._feed([token_id])[0])
 
     def _feed(self, token_ids: Sequence[int]) -> Floats:
         mask = causal_mask(len(token_ids), self._held)

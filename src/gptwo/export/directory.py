@@ -7,7 +7,7 @@ import importlib.util
 import json
 import math
 import os
-import sys
+import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -159,7 +159,7 @@ def _write_model(
     from gptwo.export.coreml import CoreMLModel, write_coreml
 
     write_coreml(directory, checkpoint, dtype)
-    if sys.platform != "darwin":
+    if platform.system() != "Darwin":
         return "Core ML runs on Apple's systems only"
     return lambda: CoreMLModel(directory)
 

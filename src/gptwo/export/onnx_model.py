@@ -80,14 +80,14 @@ class OnnxModel:
 
     def step(self, token_id: int) -> Floats:
         """The logits (V,) after one more token."""
-        return self._feed([token_id])[0]
+        return np.asarray(self._feed([token_id])[0])
 
     def _feed(self, token_ids: Sequence[int]) -> Floats:
         held = self._past[0].shape[2]
         ids = np.array([token_ids], np.int64)
         every = np.arange(held + ids.shape[1])[None]
         logits, self._past = self.forward(ids, np.ones_like(every), every[:, held:], self._past)
-        return logits[0]
+        return np.asarray(logits[0])
 
 
 _FLOATS: Final = {"tensor(float)": np.float32, "tensor(float16)": np.float16}

@@ -82,7 +82,7 @@ def write_script(directory: Path, model: ExportedGPT2) -> None:
     input_ids, mask, past = _examples(model)
     with _silence(), torch.no_grad():
         # PyTorch would check it by tracing again; our tests run it on other sizes instead.
-        script = torch.jit.trace_module(
+        script = torch.jit.trace_module(  # type: ignore[no-untyped-call]
             model, {"prefill": (input_ids, mask[:, :1]), "decode": (input_ids, mask, past)}, check_trace=False
         )
         script.save(str(directory / SCRIPT_FILE))
@@ -109,7 +109,7 @@ def _program(model: ExportedGPT2) -> Any:
     }
     # Without the first, sizes of 0 and 1 would be programs of their own; without the second, the bound on P + T and
     # the sizes that must agree would have to be solved for.
-    with symbolic.patch(backed_size_oblivious=True):
+    with symbolic.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         return torch.export.export(
             model, examples, dynamic_shapes=shapes, prefer_deferred_runtime_asserts_over_guards=True
         )
@@ -133,7 +133,7 @@ class TorchScriptModel:
             torch.set_num_threads(threads)
         self.engine = f"TorchScript in PyTorch {torch.__version__}"
         with _silence():
-            self._script = torch.jit.load(str(directory / SCRIPT_FILE))
+            self._script = torch.jit.load(str(directory / SCRIPT_FILE))  # type: ignore[no-untyped-call]
         self._past: Past = ()
 
     def start(self, token_ids: Sequence[int]) -> Floats:
