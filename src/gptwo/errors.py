@@ -154,6 +154,10 @@ class ServerError(GptwoError):
     """A server that cannot start: an address that is taken, or keys that cannot be read."""
 
 
+class ExportError(GptwoError):
+    """A model that could not be exported, or not to where it was to be."""
+
+
 class BenchError(GptwoError):
     """A measurement that could not be made: another engine that does not answer, or cannot be given the weights."""
 

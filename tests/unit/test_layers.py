@@ -40,6 +40,8 @@ NEEDS_TORCH = {
     "decoder.reference",
     "inspection.hooks",
     "inspection.inspector",
+    "export.coreml",
+    "export.torch_program",
     "training.clipping",
     "training.dropout",
     "training.fast_blocks",
@@ -91,6 +93,8 @@ NEEDS_TORCH_IN_FUNCTIONS = {
 
 # What only some of the installations have.
 EXTRAS = {"torch", "transformers", "tiktoken", "fastapi", "uvicorn", "ray", "onnx", "matplotlib", "llguidance"} | {
+    "coremltools",
+    "onnxruntime",
     "pyarrow",
     "starlette",
     "pydantic",

@@ -10,7 +10,13 @@ from pathlib import Path
 
 from gptwo.checkpoint.formats import read_checkpoint
 from gptwo.checkpoint.resolve import FoundModel, embedded_models, find_here, resolve
-from gptwo.checkpoint.saving import check_replaceable, clear_saving_leftovers, save_checkpoint, save_packed
+from gptwo.checkpoint.saving import (
+    check_replaceable,
+    clear_saving_leftovers,
+    replace_directory,
+    save_checkpoint,
+    save_packed,
+)
 from gptwo.checkpoint.stored import Checkpoint, Packed, StoredTensor
 
 __all__ = [
@@ -24,6 +30,7 @@ __all__ = [
     "embedded_models",
     "find_here",
     "load_checkpoint",
+    "replace_directory",
     "resolve",
     "save_checkpoint",
     "save_packed",

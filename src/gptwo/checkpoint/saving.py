@@ -88,25 +88,37 @@ def save_packed(
 
 
 def _save(directory: Path, write: Callable[[Path], None], card: str | None) -> None:
-    """Have a new directory written, and put it in the place of `directory`."""
-    # A link stays a link, and what it leads to is replaced.
-    target = Path(os.path.realpath(directory))
-    check_replaceable(target)
+    """Have a new directory written, and put it in the place of `directory`, if that holds a checkpoint or nothing."""
+
+    def write_all(new: Path) -> None:
+        write(new)
+        if card is not None:
+            (new / CARD).write_bytes(card.encode("utf-8", "replace"))  # a path in it may be no text
+
+    check_replaceable(Path(os.path.realpath(directory)))
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        clear_saving_leftovers(target)
-        with _beside(target) as temporary:
-            new = temporary / "new"
-            new.mkdir()
-            write(new)
-            if card is not None:
-                (new / CARD).write_bytes(card.encode("utf-8", "replace"))  # a path in it may be no text
-            _settle(new)
-            _put_in_place(temporary, target)
+        replace_directory(directory, write_all)
     except OSError as error:
         raise CheckpointError(f"checkpoint {directory}: cannot be saved: {error}") from error
     except CheckpointError as error:
         raise CheckpointError(f"checkpoint {directory}: cannot be saved: {error}") from error
+
+
+def replace_directory(directory: Path, write: Callable[[Path], None]) -> None:
+    """Have `write` fill a new directory, and put it in the place of `directory` once it is whole and on the disk.
+
+    A link stays a link, and what it leads to is replaced. Whatever fails, the old one is left as it was, and nothing
+    beside it. Raises OSError as the file system does, and what `write` raises.
+    """
+    target = Path(os.path.realpath(directory))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    clear_saving_leftovers(target)
+    with _beside(target) as temporary:
+        new = temporary / "new"
+        new.mkdir()
+        write(new)
+        _settle(new)
+        _put_in_place(temporary, target)
 
 
 def _check_tensors(directory: Path, config: GPTConfig, tensors: Mapping[str, Array]) -> None:
@@ -148,7 +160,7 @@ def check_replaceable(target: Path) -> None:
 
 def _settle(directory: Path) -> None:
     """See a directory and its files onto the disk."""
-    for path in (*directory.iterdir(), directory):
+    for path in (*directory.rglob("*"), directory):
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
