@@ -22,12 +22,12 @@ LAYERS = (
     ("training", "bench", "batch", "course"),
     ("server", "evaluation"),
     ("language_model",),
-    ("loading", "scoring"),
+    ("loading", "scoring", "conversion"),
     ("engine",),
     ("sampling",),
     ("decoder", "export", "inspection"),
     ("checkpoint", "model", "tokenizer"),
-    ("tokenizer_table", "incremental_decoder"),
+    ("tokenizer_table", "incremental_decoder", "vocabulary_files", "gguf_file"),
     ("config",),
     ("options", "files", "cpus"),
     ("errors", "version", "embedded", "_native"),
@@ -72,6 +72,7 @@ EXTRAS = {"torch", "transformers", "tiktoken", "fastapi", "uvicorn", "ray", "onn
     "pydantic_core",
     "prometheus_client",
     "lm_eval",
+    "gguf",
 }
 
 # A module that only lm-eval's users import.

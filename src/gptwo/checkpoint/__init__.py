@@ -8,16 +8,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gptwo.checkpoint.formats import read_checkpoint
+from gptwo.checkpoint.formats import TARGETS, read_checkpoint
 from gptwo.checkpoint.resolve import FoundModel, embedded_models, find_here, resolve
-from gptwo.checkpoint.saving import check_replaceable, clear_saving_leftovers, save_checkpoint, save_packed
+from gptwo.checkpoint.saving import (
+    check_replaceable,
+    clear_saving_leftovers,
+    save_checkpoint,
+    save_directory,
+    save_packed,
+)
 from gptwo.checkpoint.stored import Checkpoint, Packed, StoredTensor
+from gptwo.checkpoint.target import GELUS, Target
 
 __all__ = [
+    "GELUS",
+    "TARGETS",
     "Checkpoint",
     "FoundModel",
     "Packed",
     "StoredTensor",
+    "Target",
     "cached_models",
     "check_replaceable",
     "clear_saving_leftovers",
@@ -26,6 +36,7 @@ __all__ = [
     "load_checkpoint",
     "resolve",
     "save_checkpoint",
+    "save_directory",
     "save_packed",
 ]
 
