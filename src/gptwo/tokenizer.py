@@ -366,8 +366,8 @@ class Tokenizer:
             kind = "gpt2"
         return Vocabulary(
             tokens=list(map(self.token_bytes, range(self.vocab_size))),
-            names=[self._inner.id_to_token(token_id) for token_id in range(self.vocab_size)],
-            merges=[tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in merges],
+            names=[self._inner.id_to_token(token_id) or "" for token_id in range(self.vocab_size)],
+            merges=[(left, right) for left, right in merges],
             special=frozenset(self._special),
             end_of_text_id=self.end_of_text_id,
             kind=kind,

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -67,7 +67,7 @@ def expected_shapes(config: GPTConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield HEAD, (config.vocab_size, width)
 
 
-def end_of_text_ids(vocab_size: int) -> dict[str, int | None]:
+def end_of_text_ids(vocab_size: int) -> dict[str, Any]:
     """The ids of a configuration that doesn't name them: GPT-2's, where the vocabulary is as large; else none."""
     end = _END_OF_TEXT if vocab_size > _END_OF_TEXT else None
     return {"bos_token_id": end, "eos_token_id": end}
