@@ -1,7 +1,7 @@
 """What is converted says the same in the programs that it is converted for: equal greedy tokens on ten prompts.
 
-transformers and nanoGPT's names are tried in the default tests; llama.cpp and CTranslate2 live in an environment of their
-own, which GPTWO_PEERS_PYTHON names.
+transformers and nanoGPT's names are tried in the default tests; llama.cpp and CTranslate2 live in an environment of
+their own, which GPTWO_PEERS_PYTHON names.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def test_the_gguf_says_the_same_in_llama_cpp(
     print(f"{dtype}: {shares.count(1.0)} of {len(PROMPTS)} texts alike, {np.mean(shares):.0%} before the first other")
     assert np.mean(shares) >= least
     with gptwo.load(tmp_path / "m.gguf") as model:
-        assert model.generate(PROMPTS[0], max_tokens=4, temperature=0.0).text
+        assert model.generate(PROMPTS[0], gptwo.SamplingParams(max_tokens=4, temperature=0.0)).text
 
 
 @pytest.mark.slow

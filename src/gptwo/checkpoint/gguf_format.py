@@ -84,7 +84,8 @@ class BlockTensor(StoredTensor):
         """The values, in memory of their own."""
         from gguf import GGMLQuantizationType, dequantize
 
-        values: Floats = dequantize(np.ascontiguousarray(self.raw), GGMLQuantizationType(self.kind))
+        with np.errstate(all="ignore"):  # a damaged scale makes values that are not finite, which the decoders refuse
+            values: Floats = dequantize(np.ascontiguousarray(self.raw), GGMLQuantizationType(self.kind))
         return values.T if self.flipped else values
 
     def transposed(self) -> StoredTensor:
@@ -125,10 +126,11 @@ def _config(file: GGUFFile, stored: Mapping[str, StoredTensor]) -> GPTConfig:
     if missing:
         raise file.broken(f"it lacks {', '.join(missing)}")
     if isinstance(values.get("layer_norm_epsilon"), float):
-        values["layer_norm_epsilon"] = float(str(np.float32(values["layer_norm_epsilon"])))  # 1e-05, as it was meant
+        with np.errstate(over="ignore"):
+            values["layer_norm_epsilon"] = float(str(np.float32(values["layer_norm_epsilon"])))  # 1e-05, as was meant
     for name in ("bos", "eos"):
         values[f"{name}_token_id"] = file.values.get(f"tokenizer.ggml.{name}_token_id")
-    if values.get("n_inner") == 4 * values["n_embd"]:
+    if isinstance(values["n_embd"], int) and values.get("n_inner") == 4 * values["n_embd"]:
         del values["n_inner"]
     embedding = stored.get(EMBEDDING)
     if embedding is None or len(embedding.shape) != 2:
@@ -282,6 +284,12 @@ def _as_stored(gguf: Any, values: Floats, kind: Any, name: str) -> Array:
 
 
 def _add_tokenizer(writer: Any, config: GPTConfig, vocabulary: Vocabulary | None) -> None:
+    end = None if vocabulary is None else vocabulary.end_of_text_id
+    first, last = (end if token_id is None else token_id for token_id in (config.bos_token_id, config.eos_token_id))
+    if first is not None:
+        writer.add_bos_token_id(first)
+    if last is not None:
+        writer.add_eos_token_id(last)
     if vocabulary is None:
         writer.add_tokenizer_model("no_vocab")
         writer.add_vocab_size(config.vocab_size)
@@ -294,16 +302,8 @@ def _add_tokenizer(writer: Any, config: GPTConfig, vocabulary: Vocabulary | None
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list([*vocabulary.names, *(f"[PAD{number}]" for number in range(padding))])
     writer.add_token_types([*types, *[_UNUSED] * padding])
-    # An array without elements has no type there, and llama.cpp wants the key.
     writer.add_token_merges([f"{left} {right}" for left, right in vocabulary.merges])
     writer.add_add_bos_token(False)
-    end = vocabulary.end_of_text_id
-    for add, token_id in (
-        (writer.add_bos_token_id, config.bos_token_id),
-        (writer.add_eos_token_id, config.eos_token_id),
-    ):
-        if token_id is not None or end is not None:
-            add(end if token_id is None else token_id)
 
 
 TARGET: Final = Target(
