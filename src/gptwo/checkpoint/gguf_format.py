@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from gptwo.checkpoint.canonical import EMBEDDING, HEAD, LINEAR_WEIGHTS, canonical_tensors, expected_shapes, same_values
-from gptwo.checkpoint.safetensors_file import encode
+from gptwo.checkpoint.safetensors_file import encode_all
 from gptwo.checkpoint.stored import STORED_AS, Array, Checkpoint, Floats, StoredTensor, shown
 from gptwo.checkpoint.target import GELU_BY_TANH, HasVocabulary, Take, Target
 from gptwo.config import GPTConfig
@@ -274,12 +274,12 @@ def _target_layout(
 
 def _as_stored(gguf: Any, values: Floats, kind: Any, name: str) -> Array:
     if kind.name in STORED_AS:
-        return encode(values, kind.name, name)
-    # The library quantizes 16 rows at a time, so that this needs little memory beside the result.
+        return encode_all(values, kind.name, name)
     values = np.ascontiguousarray(values)
-    if not np.abs(values).max() <= _PEAK:  # NaN too
+    if not max(values.max(), -values.min()) <= _PEAK:  # NaN too
         raise CheckpointError(f"tensor {name} has values beyond the range of {kind.name}; save it as F32")
-    blocks: Array = gguf.quantize(values, kind)
+    with np.errstate(all="ignore"):  # of a block of values near 0, the inverse of the scale is infinite
+        blocks: Array = gguf.quantize(values, kind)  # a few rows at a time
     return blocks
 
 

@@ -20,7 +20,7 @@ from gptwo.checkpoint.canonical import (
     end_of_text_ids,
     expected_shapes,
 )
-from gptwo.checkpoint.safetensors_file import WRITTEN_DTYPES, encode
+from gptwo.checkpoint.safetensors_file import WRITTEN_DTYPES, encode_all
 from gptwo.checkpoint.stored import Checkpoint, StoredTensor, shown
 from gptwo.checkpoint.target import PUBLISHED, SavesTokenizer, Take, Target
 from gptwo.checkpoint.tokenizer_files import tokenizer_in
@@ -110,7 +110,7 @@ def write(directory: Path, config: GPTConfig, take: Take, dtype: str, tokenizer:
         values = take(name)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the arrays are read-only; nothing writes to them
-            tensor = torch.from_numpy(values if dtype == "F32" else encode(values, dtype, name))
+            tensor = torch.from_numpy(values if dtype == "F32" else encode_all(values, dtype, name))
         if dtype == "BF16":
             tensor = tensor.view(torch.bfloat16)
         state[f"transformer.{name}"] = tensor.T if name.endswith(LINEAR_WEIGHTS) else tensor

@@ -191,6 +191,18 @@ def _header(entries: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mappin
     return len(text).to_bytes(_LENGTH_BYTES, "little") + text
 
 
+def encode_all(array: Array, dtype: str, name: str) -> Array:
+    """A whole array as `encode` gives it, piece by piece where that takes memory of its own; contiguous."""
+    if dtype == "F32":
+        return encode(array, dtype, name)
+    flat = np.ascontiguousarray(array).reshape(-1)
+    stored: Array = np.empty(flat.size, STORED_AS[dtype])
+    for start in range(0, flat.size, _ENCODED_AT_ONCE):
+        piece = slice(start, start + _ENCODED_AT_ONCE)
+        stored[piece] = encode(flat[piece], dtype, name)
+    return stored.reshape(array.shape)
+
+
 def encode(array: Array, dtype: str, name: str) -> Array:
     """Floats as they are stored: contiguous, in STORED_AS[dtype], rounded to the nearest, ties to even.
 

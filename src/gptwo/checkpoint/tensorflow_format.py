@@ -35,7 +35,7 @@ _KINDS: Final = {"w": "weight", "g": "weight", "b": "bias", "wte": "wte.weight",
 
 
 def detect(path: Path) -> bool:
-    """Whether a directory holds hparams.json and an index, or a file is one, or a name is that of a checkpoint."""
+    """Whether a directory holds hparams.json and an index, or a file is one."""
     if path.is_dir():
         return (path / HPARAMS).is_file() and any(path.glob(f"*{INDEX}"))
     return path.is_file() and path.name.endswith(INDEX)
