@@ -18,11 +18,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from gptwo.errors import InvalidRequestError, TokenizerError, one_line
+from gptwo.errors import CheckpointError, InvalidRequestError, TokenizerError, one_line
 from gptwo.files import replace_file
 from gptwo.incremental_decoder import IncrementalDecoder as IncrementalDecoder  # for those who look for it here
 from gptwo.options import shown
 from gptwo.tokenizer_table import TokenTable, write_table
+from gptwo.vocabulary_files import LLMC_FILE, RAW_FILE, Vocabulary, characters_of, merges_of, read_vocabulary
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 # The library `tokenizers` is imported where it is used: a model with a table beside its tokenizer may do without it.
 
 END_OF_TEXT = "<|endoftext|>"
+PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+GGUF_SUFFIX = ".gguf"
 READS = "gptwo reads byte-level BPE (GPT-2's kind) and its own character tokenizers"
 LONG_TEXT = (
     2048  # characters; encoding more takes milliseconds, in which the library lets other threads run only if asked
@@ -52,6 +55,7 @@ def _alphabet() -> dict[str, int]:
 
 
 BYTE_OF_CHARACTER = _alphabet()
+_CHARACTER_OF_BYTE = {byte: character for character, byte in BYTE_OF_CHARACTER.items()}
 
 
 class Tokenizer:
@@ -125,31 +129,50 @@ class Tokenizer:
     # ---- making one
 
     @classmethod
-    def exists(cls, directory: Path) -> bool:
-        """Whether `load(directory)` would find files: tokenizer.json, or vocab.json and merges.txt."""
-        directory = Path(directory)
-        pair = (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file()
-        return pair or (directory / "tokenizer.json").is_file()
+    def exists(cls, path: Path) -> bool:
+        """Whether `load(path)` would find files in a directory, or in a GGUF file; they may still be broken."""
+        path = Path(path)
+        if path.name.endswith(GGUF_SUFFIX):
+            return path.is_file()
+        return (path / "tokenizer.json").is_file() or cls._files(path) is not None
+
+    @staticmethod
+    def _files(directory: Path) -> tuple[Path, ...] | None:
+        """What to read in a directory without a tokenizer.json."""
+        for names in (*PAIRS, (LLMC_FILE,), (RAW_FILE,)):
+            files = tuple(directory / name for name in names)
+            if all(file.is_file() for file in files):
+                return files
+        return None
 
     @classmethod
     def load(cls, path: Path | str) -> Tokenizer:
-        """Read a directory (its tokenizer.json, else vocab.json + merges.txt) or a tokenizer.json file.
+        """Read a directory or a file.
+
+        In a directory: tokenizer.json, else vocab.json with merges.txt, encoder.json with vocab.bpe (OpenAI's names of
+        the same), llm.c's gpt2_tokenizer.bin, or the raw form's vocabulary.bin. A file: a tokenizer.json, one of the
+        last two, or a GGUF with a tokenizer in it.
 
         Where a directory has a table of its tokenizer.json (see `save`), that is read instead, and tokenizer.json when
         it is needed. Raises TokenizerError, naming the file, if there is none, or it is broken or of another kind.
         """
         path = Path(path)
         if path.is_dir():
-            if not cls.exists(path):
-                raise TokenizerError(f"{path}: holds no tokenizer.json, and no vocab.json with merges.txt")
+            files = cls._files(path)
             if not (path / "tokenizer.json").is_file():
-                return cls._load_pair(path)
+                if files is None:
+                    raise TokenizerError(f"{path}: holds no tokenizer.json, and no vocab.json with merges.txt")
+                return cls._load_pair(*files) if len(files) == 2 else cls._load_bytes(files[0])
             table = TokenTable.load(path)
             path = path / "tokenizer.json"
             if table is not None:
                 return _TableTokenizer(table, path)
         elif not path.is_file():
             raise TokenizerError(f"{path}: no such file or directory, so no tokenizer")
+        elif path.name.endswith(GGUF_SUFFIX):
+            return cls._load_gguf(path)
+        elif path.name.endswith(".bin"):
+            return cls._load_bytes(path)
         try:
             data = path.read_bytes()
         except OSError as error:
@@ -163,8 +186,8 @@ class Tokenizer:
         return _guarded(read, path, "a tokenizer.json")
 
     @classmethod
-    def _load_pair(cls, directory: Path) -> Tokenizer:
-        vocabulary, merges, more = (directory / name for name in ("vocab.json", "merges.txt", "added_tokens.json"))
+    def _load_pair(cls, vocabulary: Path, merges: Path) -> Tokenizer:
+        more = vocabulary.with_name("added_tokens.json")
 
         def read() -> Tokenizer:
             import tokenizers
@@ -190,6 +213,53 @@ class Tokenizer:
             return cls(tokenizer._inner)
 
         return _guarded(read_more, more, "the tokens added to vocab.json")
+
+    @classmethod
+    def _load_bytes(cls, path: Path) -> Tokenizer:
+        tokens, end = read_vocabulary(path)
+        merges = merges_of(tokens, end)
+        if merges is None:
+            characters = characters_of(tokens, end)
+            if characters is None:
+                raise TokenizerError(
+                    f"{path}: its tokens are not of GPT-2's kind: 256 bytes, and each other one merged of two before it"
+                )
+            return _guarded(lambda: cls._of_characters(characters, end is not None), path, "a vocabulary")
+        names = ["".join(map(_CHARACTER_OF_BYTE.__getitem__, token)) for token in tokens]
+        if end is not None:
+            names[end] = END_OF_TEXT
+        pairs = [(names[left], names[right]) for left, right in merges]
+        return _guarded(lambda: cls._of_merges(names, pairs, [] if end is None else [end]), path, "a vocabulary")
+
+    @classmethod
+    def _load_gguf(cls, path: Path) -> Tokenizer:
+        from gptwo.gguf_file import read_gguf_vocabulary  # which few models need
+
+        try:
+            names, pairs, special, added = read_gguf_vocabulary(path)
+        except CheckpointError as error:
+            raise TokenizerError(str(error).removeprefix("checkpoint ")) from error
+        return _guarded(lambda: cls._of_merges(names, pairs, special, added), path, "a GGUF with a tokenizer")
+
+    @classmethod
+    def _of_merges(
+        cls,
+        names: Sequence[str],
+        merges: Sequence[tuple[str, str]],
+        special: Sequence[int],
+        added: Sequence[int] = (),
+    ) -> Tokenizer:
+        """GPT-2's kind of tokenizer from the name of each id, merges in order of rank, and the ids of added tokens."""
+        import tokenizers
+        from tokenizers import AddedToken, models
+
+        vocabulary = {name: token_id for token_id, name in enumerate(names)}
+        if len(vocabulary) != len(names):
+            raise TokenizerError("a token is there twice")
+        inner = tokenizers.Tokenizer(models.BPE(vocabulary, list(merges)))
+        inner.add_tokens([AddedToken(names[token_id], normalized=False) for token_id in added])
+        inner.add_special_tokens([AddedToken(names[token_id], special=True, normalized=False) for token_id in special])
+        return cls(_byte_level(inner))
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -223,17 +293,22 @@ class Tokenizer:
 
         Raises TokenizerError for a text that is not Unicode.
         """
-        import tokenizers
-        from tokenizers import decoders, models, pre_tokenizers
-
         found: set[str] = set()
         for text in _checked(texts):
             found.update(text)
-        vocabulary = {character: i for i, character in enumerate(sorted(found))}
+        return cls._of_characters(sorted(found), True)
+
+    @classmethod
+    def _of_characters(cls, characters: Sequence[str], has_end: bool) -> Tokenizer:
+        import tokenizers
+        from tokenizers import decoders, models, pre_tokenizers
+
+        vocabulary = {character: i for i, character in enumerate(characters)}
         inner = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=_NO_TOKEN))
         inner.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), behavior="isolated")
         inner.decoder = decoders.Fuse()
-        _add_end_of_text(inner)
+        if has_end:
+            _add_end_of_text(inner)
         return cls(inner)
 
     def save(self, directory: Path, *, table: bool = False) -> None:
@@ -278,6 +353,25 @@ class Tokenizer:
         import hashlib
 
         return hashlib.sha256(self._json.encode()).hexdigest()
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokenizer as other programs' formats write it."""
+        model = json.loads(self._json)["model"]
+        merges = model.get("merges", [])
+        kind: Literal["gpt2", "characters", "other"] = "other"
+        if self._characters is not None:
+            kind = "characters"
+        elif self._cuts_words and not model.get("ignore_merges"):
+            kind = "gpt2"
+        return Vocabulary(
+            tokens=list(map(self.token_bytes, range(self.vocab_size))),
+            names=[self._inner.id_to_token(token_id) or "" for token_id in range(self.vocab_size)],
+            merges=[(left, right) for left, right in merges],
+            special=frozenset(self._special),
+            end_of_text_id=self.end_of_text_id,
+            kind=kind,
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpickled, (self._json,)

@@ -23,11 +23,13 @@ LAYERS = (
     ("server", "evaluation"),
     ("language_model", "inspection"),
     ("loading", "scoring"),
+    ("language_model",),
+    ("loading", "scoring", "conversion"),
     ("engine",),
     ("sampling",),
     ("decoder", "export"),
     ("checkpoint", "model", "tokenizer"),
-    ("tokenizer_table", "incremental_decoder"),
+    ("tokenizer_table", "incremental_decoder", "vocabulary_files", "gguf_file"),
     ("config",),
     ("options", "files", "cpus"),
     ("errors", "version", "embedded", "_native"),
@@ -101,6 +103,7 @@ EXTRAS = {"torch", "transformers", "tiktoken", "fastapi", "uvicorn", "ray", "onn
     "pydantic_core",
     "prometheus_client",
     "lm_eval",
+    "gguf",
 }
 
 # A module that only lm-eval's users import.

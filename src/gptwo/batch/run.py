@@ -19,7 +19,7 @@ from gptwo.batch.settings import BatchModel, BatchSettings, Work
 from gptwo.batch.source import Source, check_unchanged, read_part, scan
 from gptwo.batch.task import read_task
 from gptwo.checkpoint import load_checkpoint
-from gptwo.checkpoint.tokenizer_files import TOKENIZER_FILES
+from gptwo.checkpoint.tokenizer_files import OTHER_TOKENIZER_FILES, TOKENIZER_FILES
 from gptwo.errors import DataError, InvalidRequestError
 from gptwo.version import __version__
 
@@ -147,7 +147,11 @@ def model_digest(model: BatchModel) -> str:
         tensor.release()
     tokenizer = checkpoint.tokenizer_path if model.tokenizer is None else Path(model.tokenizer).expanduser()
     if tokenizer is not None:
-        files = [tokenizer / name for name in TOKENIZER_FILES] if tokenizer.is_dir() else [tokenizer]
+        files = (
+            [tokenizer / name for name in (*TOKENIZER_FILES, *OTHER_TOKENIZER_FILES)]
+            if tokenizer.is_dir()
+            else [tokenizer]
+        )
         for file in filter(Path.is_file, files):
             digest.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()

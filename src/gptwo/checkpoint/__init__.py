@@ -8,22 +8,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gptwo.checkpoint.formats import read_checkpoint
+from gptwo.checkpoint.formats import TARGETS, read_checkpoint
 from gptwo.checkpoint.resolve import FoundModel, embedded_models, find_here, resolve
 from gptwo.checkpoint.saving import (
     check_replaceable,
     clear_saving_leftovers,
     replace_directory,
     save_checkpoint,
+    save_directory,
     save_packed,
 )
 from gptwo.checkpoint.stored import Checkpoint, Packed, StoredTensor
+from gptwo.checkpoint.target import GELUS, Target
 
 __all__ = [
+    "GELUS",
+    "TARGETS",
     "Checkpoint",
     "FoundModel",
     "Packed",
     "StoredTensor",
+    "Target",
     "cached_models",
     "check_replaceable",
     "clear_saving_leftovers",
@@ -33,6 +38,7 @@ __all__ = [
     "replace_directory",
     "resolve",
     "save_checkpoint",
+    "save_directory",
     "save_packed",
 ]
 

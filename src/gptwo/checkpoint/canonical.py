@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,7 @@ _MASK_BUFFER: Final = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
 _OTHER_HEAD: Final = re.compile(r"(score|classifier|multiple_choice_head|qa_outputs|v_head|value_head)\.")
 _BLOCK: Final = re.compile(r"h\.(\d{1,12})\.")
 
+_END_OF_TEXT: Final = 50256  # of GPT-2's tokenizer
 _PADDING: Final = 128  # trainers pad the vocabulary to a multiple of 64 or 128
 _COMPARED_AT_ONCE: Final = 1 << 20  # elements
 
@@ -64,6 +65,12 @@ def expected_shapes(config: GPTConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "ln_f.bias", (width,)
     if not config.tie_word_embeddings:
         yield HEAD, (config.vocab_size, width)
+
+
+def end_of_text_ids(vocab_size: int) -> dict[str, Any]:
+    """The ids of a configuration that doesn't name them: GPT-2's, where the vocabulary is as large; else none."""
+    end = _END_OF_TEXT if vocab_size > _END_OF_TEXT else None
+    return {"bos_token_id": end, "eos_token_id": end}
 
 
 def canonical_name(name: str) -> str:
@@ -107,7 +114,7 @@ def canonical_tensors(
         tensors[name] = _checked(tensor, shape, config.vocab_size)
     if config.tie_word_embeddings and HEAD in named:
         head = _checked(named.pop(HEAD), (config.vocab_size, config.n_embd), config.vocab_size)
-        if not _same_values(tensors[EMBEDDING], head):
+        if not same_values(tensors[EMBEDDING], head):
             warnings.warn(
                 f"checkpoint {path}: its configuration ties lm_head.weight to wte.weight, but the two differ; "
                 "the head of the file is used",
@@ -143,7 +150,7 @@ def _settle_head(config: GPTConfig, named: dict[str, StoredTensor], path: Path) 
 
 
 def _checked(tensor: StoredTensor, shape: tuple[int, ...], vocab_size: int) -> StoredTensor:
-    if tensor.dtype not in WEIGHT_DTYPES:
+    if not tensor.is_floats:
         raise CheckpointError(
             f"checkpoint {tensor.file}: tensor {tensor.name} is {tensor.dtype}, expected {', '.join(WEIGHT_DTYPES)}"
         )
@@ -164,7 +171,7 @@ def _zeros(name: str, shape: tuple[int, ...], path: Path) -> StoredTensor:
     return StoredTensor(name, path, "F32", zeros)
 
 
-def _same_values(one: StoredTensor, other: StoredTensor) -> bool:
+def same_values(one: StoredTensor, other: StoredTensor) -> bool:
     """Whether two tensors of one shape (rows, columns) hold the same bits as float32, compared a few rows at a time."""
     if one.dtype == other.dtype and one.raw.__array_interface__ == other.raw.__array_interface__:
         return True  # the same memory, as in most pickles

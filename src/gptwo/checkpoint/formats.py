@@ -2,33 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from gptwo.checkpoint import nanogpt_format, packed_format, transformers_format
+from gptwo.checkpoint import (
+    gguf_format,
+    llmc_format,
+    nanogpt_format,
+    packed_format,
+    raw_format,
+    tensorflow_format,
+    transformers_format,
+)
 from gptwo.checkpoint.stored import Checkpoint
+from gptwo.checkpoint.target import Target
 from gptwo.errors import CheckpointError
 
 
 @dataclass(frozen=True)
 class Format:
-    """How one kind of checkpoint is recognised and read. (Two are written too: see saving.py.)"""
+    """How one kind of checkpoint is recognised and read. (How those that are not packed are written: see TARGETS.)"""
 
     name: str
     looks_like: str
     """What is there on disk, for messages."""
     detect: Callable[[Path], bool]
-    """Whether a path is meant to be one, by names alone; cheap."""
+    """Whether a path is meant to be one, by names and the first four bytes; cheap."""
     read: Callable[[Path], Checkpoint]
 
 
+# llm.c's files are told from pickles of the same name by how they begin, and so stand before them.
 FORMATS: Final = (
     Format("packed", packed_format.LOOKS_LIKE, packed_format.detect, packed_format.read),
+    Format("llmc", llmc_format.LOOKS_LIKE, llmc_format.detect, llmc_format.read),
+    Format("raw", raw_format.LOOKS_LIKE, raw_format.detect, raw_format.read),
     Format("transformers", transformers_format.LOOKS_LIKE, transformers_format.detect, transformers_format.read),
     Format("nanogpt", nanogpt_format.LOOKS_LIKE, nanogpt_format.detect, nanogpt_format.read),
+    Format("gguf", gguf_format.LOOKS_LIKE, gguf_format.detect, gguf_format.read),
+    Format("tensorflow", tensorflow_format.LOOKS_LIKE, tensorflow_format.detect, tensorflow_format.read),
 )
+
+TARGETS: Final[Mapping[str, Target]] = {
+    "hf": transformers_format.TARGET,
+    "nanogpt": nanogpt_format.TARGET,
+    "llmc": llmc_format.TARGET,
+    "raw": raw_format.TARGET,
+    "gguf": gguf_format.TARGET,
+}
+"""The formats that a checkpoint is converted to, by the names that `gptwo convert --to` takes."""
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -1,4 +1,4 @@
-"""JSON from an untrusted file: one object, without surprises."""
+"""JSON from an untrusted file: one object or list, without surprises."""
 
 from __future__ import annotations
 
@@ -18,19 +18,31 @@ def parse_object(text: bytes) -> dict[str, Any]:
     Raises ValueError, with a short reason, for anything else: other JSON, a repeated key, deep nesting, or more than
     MAX_BYTES or MAX_VALUES.
     """
+    value = _parse(text)
+    if not isinstance(value, dict):
+        raise ValueError("it is not an object")
+    return value
+
+
+def parse_list(text: bytes) -> list[Any]:
+    """Parse a JSON list, as `parse_object` does an object."""
+    value = _parse(text)
+    if not isinstance(value, list):
+        raise ValueError("it is not a list")
+    return value
+
+
+def _parse(text: bytes) -> Any:
     if len(text) > MAX_BYTES:
         raise ValueError(f"it has {len(text)} bytes, more than {MAX_BYTES}")
     if sum(text.count(mark) for mark in (b"[", b"{", b",", b":")) > MAX_VALUES:
         raise ValueError(f"it holds more than {MAX_VALUES} values")
     try:
-        value = json.loads(text.decode("utf-8"), object_pairs_hook=_without_repeats)
+        return json.loads(text.decode("utf-8"), object_pairs_hook=_without_repeats)
     except UnicodeDecodeError as error:
         raise ValueError(f"it is not UTF-8 at byte {error.start}") from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    if not isinstance(value, dict):
-        raise ValueError("it is not an object")
-    return value
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -7,13 +7,24 @@ with bias=False it has no bias anywhere, which is a GPT-2 whose biases are zeros
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, Final
 
-from gptwo.checkpoint.canonical import LINEAR_WEIGHTS, canonical_name, canonical_tensors
+from gptwo.checkpoint.canonical import (
+    EMBEDDING,
+    HEAD,
+    LINEAR_WEIGHTS,
+    canonical_name,
+    canonical_tensors,
+    end_of_text_ids,
+    expected_shapes,
+)
+from gptwo.checkpoint.safetensors_file import WRITTEN_DTYPES, encode_all
 from gptwo.checkpoint.stored import Checkpoint, StoredTensor, shown
+from gptwo.checkpoint.target import PUBLISHED, SavesTokenizer, Take, Target
 from gptwo.checkpoint.tokenizer_files import tokenizer_in
-from gptwo.checkpoint.torch_pickle import load_pickle, stored_tensors
+from gptwo.checkpoint.torch_pickle import import_torch, load_pickle, stored_tensors
 from gptwo.config import GPTConfig
 from gptwo.errors import CheckpointError, ConfigError
 
@@ -22,7 +33,6 @@ LOOKS_LIKE: Final = f"a directory with {FILE}, or a file in .pt"
 
 _REQUIRED: Final = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
 _OPTIONAL: Final = ("bias", "dropout")  # the first releases had neither
-_END_OF_TEXT: Final = 50256  # of GPT-2's tokenizer, which nanoGPT trains with, its vocabulary padded to 50304
 
 
 def detect(path: Path) -> bool:
@@ -63,9 +73,12 @@ def _config(file: Path, arguments: Any) -> GPTConfig:
     if not isinstance(arguments.get("bias", True), bool):
         raise CheckpointError(f"checkpoint {file}: bias in its model_args is no true or false")
     dropout = arguments.get("dropout", 0.0)
+    size = arguments["vocab_size"]
+    # It trains with GPT-2's tokenizer, its vocabulary padded to 50304.
+    end = end_of_text_ids(size) if isinstance(size, int) else {}
     try:
-        config = GPTConfig(
-            vocab_size=arguments["vocab_size"],
+        return GPTConfig(
+            vocab_size=size,
             n_positions=arguments["block_size"],
             n_embd=arguments["n_embd"],
             n_layer=arguments["n_layer"],
@@ -74,16 +87,48 @@ def _config(file: Path, arguments: Any) -> GPTConfig:
             resid_pdrop=dropout,
             embd_pdrop=dropout,
             attn_pdrop=dropout,
-            bos_token_id=None,
-            eos_token_id=None,
+            **end,
         )
     except ConfigError as error:
         raise ConfigError(f"checkpoint {file}: model_args: {error}") from None
-    if config.vocab_size <= _END_OF_TEXT:
-        return config
-    return config.replace(bos_token_id=_END_OF_TEXT, eos_token_id=_END_OF_TEXT)
 
 
 def _input_first(tensor: StoredTensor) -> StoredTensor:
     """(out, in) -> (in, out), for the weights of linear layers. The head keeps its rows, one for each token."""
     return tensor.transposed() if canonical_name(tensor.name).endswith(LINEAR_WEIGHTS) else tensor
+
+
+def write(directory: Path, config: GPTConfig, take: Take, dtype: str, tokenizer: SavesTokenizer | None) -> None:
+    """Write ckpt.pt, as sample.py and `GPT.load_state_dict` take it, and the tokenizer's files into a directory.
+
+    torch.save holds all tensors at once: in another type than the source's, that is a copy of the model. Raises
+    CheckpointError for values beyond the range of `dtype`, MissingDependencyError without PyTorch, and OSError.
+    """
+    torch = import_torch("writing nanoGPT's checkpoint")
+    state = {}
+    for name, _ in expected_shapes(config):
+        values = take(name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the arrays are read-only; nothing writes to them
+            tensor = torch.from_numpy(values if dtype == "F32" else encode_all(values, dtype, name))
+        if dtype == "BF16":
+            tensor = tensor.view(torch.bfloat16)
+        state[f"transformer.{name}"] = tensor.T if name.endswith(LINEAR_WEIGHTS) else tensor
+    state[HEAD] = state[f"transformer.{EMBEDDING}"]
+    arguments = {
+        "n_layer": config.n_layer,
+        "n_head": config.n_head,
+        "n_embd": config.n_embd,
+        "block_size": config.n_positions,
+        "bias": True,
+        "vocab_size": config.vocab_size,
+        "dropout": config.resid_pdrop,
+    }
+    torch.save({"model": state, "model_args": arguments}, directory / FILE)
+    if tokenizer is not None:
+        tokenizer.save(directory)
+
+
+TARGET: Final = Target(
+    "nanoGPT", WRITTEN_DTYPES, write, files=(FILE,), fixed={**PUBLISHED, "activation_function": "gelu"}
+)

@@ -14,9 +14,9 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 
@@ -148,13 +148,23 @@ def write_safetensors(path: Path, arrays: Mapping[str, Array], dtype: str) -> No
     The file appears under its name only once it is whole and on the disk. Raises CheckpointError for a value
     beyond the dtype's range, and OSError as the system does.
     """
+    write_taken(path, {name: array.shape for name, array in arrays.items()}, arrays.__getitem__, dtype)
+
+
+def write_taken(path: Path, shapes: Mapping[str, tuple[int, ...]], take: Callable[[str], Array], dtype: str) -> None:
+    """As `write_safetensors`, with arrays of these shapes that are asked for one at a time, in order."""
     metadata = {"format": "pt"}  # transformers refuses a file that lacks it
     with replace_file(path) as file:
-        file.write(_header({name: (dtype, array.shape) for name, array in arrays.items()}, metadata))
-        for name, array in arrays.items():
-            flat = np.ascontiguousarray(array).reshape(-1)
-            for start in range(0, flat.size, _ENCODED_AT_ONCE):
-                file.write(encode(flat[start : start + _ENCODED_AT_ONCE], dtype, name).data)
+        file.write(_header({name: (dtype, shape) for name, shape in shapes.items()}, metadata))
+        for name in shapes:
+            write_values(file, take(name), dtype, name)
+
+
+def write_values(file: BinaryIO, array: Array, dtype: str, name: str) -> None:
+    """Write floats in C order as `encode` gives them, piece by piece."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    for start in range(0, flat.size, _ENCODED_AT_ONCE):
+        file.write(encode(flat[start : start + _ENCODED_AT_ONCE], dtype, name).data)
 
 
 def write_as_stored(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
@@ -179,6 +189,18 @@ def _header(entries: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mappin
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(_LENGTH_BYTES + len(text)) % _ALIGNMENT)
     return len(text).to_bytes(_LENGTH_BYTES, "little") + text
+
+
+def encode_all(array: Array, dtype: str, name: str) -> Array:
+    """A whole array as `encode` gives it, piece by piece where that takes memory of its own; contiguous."""
+    if dtype == "F32":
+        return encode(array, dtype, name)
+    flat = np.ascontiguousarray(array).reshape(-1)
+    stored: Array = np.empty(flat.size, STORED_AS[dtype])
+    for start in range(0, flat.size, _ENCODED_AT_ONCE):
+        piece = slice(start, start + _ENCODED_AT_ONCE)
+        stored[piece] = encode(flat[piece], dtype, name)
+    return stored.reshape(array.shape)
 
 
 def encode(array: Array, dtype: str, name: str) -> Array:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from gptwo.checkpoint import packed_format, transformers_format
 from gptwo.checkpoint.canonical import expected_shapes
 from gptwo.checkpoint.safetensors_file import WRITTEN_DTYPES
 from gptwo.checkpoint.stored import Array, Packed
+from gptwo.checkpoint.target import SavesTokenizer
 from gptwo.checkpoint.tokenizer_files import TOKENIZER_FILES
 from gptwo.config import GPTConfig
 from gptwo.errors import CheckpointError, InvalidRequestError
@@ -24,13 +25,6 @@ _OURS: Final = re.compile(
     r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)|model\.packed\.safetensors|(model\.safetensors|pytorch_model\.bin)\.index\.json"
     r"|generation_config\.json|chat_template\.jinja|\.gitattributes"
 )
-
-
-class SavesTokenizer(Protocol):
-    """The part of a tokenizer that saving needs."""
-
-    def save(self, directory: Path, *, table: bool = False) -> None:
-        """Write the tokenizer's files into a directory, with a table that is read fast if asked for one."""
 
 
 def save_checkpoint(
@@ -55,14 +49,11 @@ def save_checkpoint(
     if dtype not in WRITTEN_DTYPES:
         raise InvalidRequestError(f"dtype is {dtype!r}, expected one of {', '.join(WRITTEN_DTYPES)}", param="dtype")
     _check_tensors(directory, config, tensors)
-    ordered = {name: tensors[name] for name, _ in expected_shapes(config)}
 
     def write(new: Path) -> None:
-        transformers_format.write(new, config, ordered, dtype)
-        if tokenizer is not None:
-            tokenizer.save(new)
+        transformers_format.write(new, config, tensors.__getitem__, dtype, tokenizer)
 
-    _save(directory, write, card)
+    save_directory(directory, write, card)
 
 
 def save_packed(
@@ -84,18 +75,23 @@ def save_packed(
         if tokenizer is not None:
             tokenizer.save(new, table=True)
 
-    _save(directory, write, card)
+    save_directory(directory, write, card)
 
 
-def _save(directory: Path, write: Callable[[Path], None], card: str | None) -> None:
-    """Have a new directory written, and put it in the place of `directory`, if that holds a checkpoint or nothing."""
+def save_directory(
+    directory: Path, write: Callable[[Path], None], card: str | None = None, files: Collection[str] = ()
+) -> None:
+    """Have a new directory written, and put it in the place of `directory`, if that holds a checkpoint or nothing.
+
+    files: what the directory that is replaced may hold beside the files of other checkpoints.
+    """
 
     def write_all(new: Path) -> None:
         write(new)
         if card is not None:
             (new / CARD).write_bytes(card.encode("utf-8", "replace"))  # a path in it may be no text
 
-    check_replaceable(Path(os.path.realpath(directory)))
+    check_replaceable(Path(os.path.realpath(directory)), files)
     try:
         replace_directory(directory, write_all)
     except OSError as error:
@@ -140,16 +136,17 @@ def _check_tensors(directory: Path, config: GPTConfig, tensors: Mapping[str, Arr
         raise CheckpointError(f"checkpoint {directory}: {sorted(unknown)[0]!a} is no tensor of this configuration")
 
 
-def check_replaceable(target: Path) -> None:
+def check_replaceable(target: Path, files: Collection[str] = ()) -> None:
     """Raise CheckpointError if a checkpoint cannot be saved under this name.
 
-    Replacing a directory deletes what is in it, so that must be a checkpoint and nothing else.
+    Replacing a directory deletes what is in it, so that must be a checkpoint and nothing else. files: names of more
+    that may be in it.
     """
     if not os.path.lexists(target):
         return
     if not target.is_dir():
         raise CheckpointError(f"checkpoint {target}: cannot be saved there: it is a file, not a directory")
-    own = {transformers_format.CONFIG, CARD, *TOKENIZER_FILES}
+    own = {transformers_format.CONFIG, CARD, *TOKENIZER_FILES, *files}
     for name in os.listdir(target):
         if name not in own and not _OURS.fullmatch(name):
             raise CheckpointError(

@@ -63,6 +63,11 @@ class StoredTensor:
         """The shape of the tensor."""
         return self.raw.shape
 
+    @property
+    def is_floats(self) -> bool:
+        """Whether `float32` gives its values."""
+        return self.dtype in WEIGHT_DTYPES
+
     def float32(self) -> Floats:
         """The values as float32, in the tensor's shape.
 

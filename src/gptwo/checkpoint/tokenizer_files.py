@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from gptwo.vocabulary_files import LLMC_FILE, RAW_FILE
+
 TOKENIZER_FILES: Final = (
     "tokenizer.json",
     "tokenizer.table",
@@ -15,10 +17,19 @@ TOKENIZER_FILES: Final = (
     "added_tokens.json",
 )
 
+OTHER_TOKENIZER_FILES: Final = ("encoder.json", "vocab.bpe", LLMC_FILE, RAW_FILE)
+"""Those of other programs' formats."""
+
+# What `Tokenizer.load` finds in a directory, in its order: one of these, whole.
+_KINDS: Final = (
+    ("tokenizer.json",),
+    ("vocab.json", "merges.txt"),
+    ("encoder.json", "vocab.bpe"),
+    (LLMC_FILE,),
+    (RAW_FILE,),
+)
+
 
 def tokenizer_in(directory: Path) -> Path | None:
     """The directory, if tokenizer files lie in it."""
-    here = (directory / "tokenizer.json").is_file() or all(
-        (directory / n).is_file() for n in ("vocab.json", "merges.txt")
-    )
-    return directory if here else None
+    return directory if any(all((directory / name).is_file() for name in kind) for kind in _KINDS) else None

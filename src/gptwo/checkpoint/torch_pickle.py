@@ -33,18 +33,22 @@ _DTYPE_NAMES: Final = {
 }
 
 
+def import_torch(purpose: str) -> Any:
+    """PyTorch; MissingDependencyError, beginning with the purpose, if it is not there."""
+    try:
+        import torch
+    except ImportError:
+        raise MissingDependencyError(f"{purpose} needs PyTorch: pip install '.[torch]' in gptwo's checkout") from None
+    return torch
+
+
 def load_pickle(path: Path) -> Any:
     """What `torch.save` put into a file: tensors on the CPU, memory-mapped where the file allows, and plain values.
 
     Raises UnsafeCheckpointError if the pickle asks for anything else, CheckpointError if it is broken,
     MissingDependencyError without a recent PyTorch. There is no way to have such a pickle executed.
     """
-    try:
-        import torch
-    except ImportError:
-        raise MissingDependencyError(
-            f"checkpoint {path}: reading a pickle needs PyTorch: pip install '.[torch]' in gptwo's checkout"
-        ) from None
+    torch = import_torch(f"checkpoint {path}: reading a pickle")
     if tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2]) < _OLDEST_TORCH:
         raise MissingDependencyError(
             f"checkpoint {path}: reading a pickle safely needs PyTorch {'.'.join(map(str, _OLDEST_TORCH))} or newer, "

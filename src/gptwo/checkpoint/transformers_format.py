@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from gptwo.checkpoint.canonical import HEAD, canonical_tensors
+from gptwo.checkpoint.canonical import HEAD, canonical_tensors, expected_shapes
 from gptwo.checkpoint.json_object import MAX_BYTES, parse_object
-from gptwo.checkpoint.safetensors_file import read_safetensors, write_safetensors
-from gptwo.checkpoint.stored import Array, Checkpoint, StoredTensor, shown
+from gptwo.checkpoint.safetensors_file import WRITTEN_DTYPES, read_safetensors, write_taken
+from gptwo.checkpoint.stored import Checkpoint, StoredTensor, shown
+from gptwo.checkpoint.target import SavesTokenizer, Take, Target
 from gptwo.checkpoint.tokenizer_files import tokenizer_in
 from gptwo.checkpoint.torch_pickle import load_pickle, stored_tensors
 from gptwo.config import GPTConfig
@@ -27,6 +27,7 @@ WEIGHTS: Final = (
 
 LOOKS_LIKE: Final = f"a directory with {CONFIG} and {', '.join(WEIGHTS[:-1])} or {WEIGHTS[-1]}"
 
+_PREFIX: Final = "transformer."
 _INDEX: Final = ".index.json"
 _SAFETENSORS: Final = ".safetensors"
 _PICKLE: Final = ".bin"
@@ -126,14 +127,19 @@ def _refuse_pointer(path: Path) -> None:
         raise CheckpointError(f"checkpoint {path}: only a Git LFS pointer, not the weights; run `git lfs pull` there")
 
 
-def write(directory: Path, config: GPTConfig, tensors: Mapping[str, Array], dtype: str) -> None:
-    """Write config.json and model.safetensors into an existing directory.
+def write(directory: Path, config: GPTConfig, take: Take, dtype: str, tokenizer: SavesTokenizer | None) -> None:
+    """Write config.json, model.safetensors and the tokenizer's files into an existing directory.
 
-    tensors: by canonical name. Raises CheckpointError for values beyond the range of `dtype`, and OSError.
+    Raises CheckpointError for values beyond the range of `dtype`, and OSError.
     """
     # The names that save_pretrained gives: all but the head's lie under `transformer.`.
-    named = {name if name == HEAD else f"transformer.{name}": array for name, array in tensors.items()}
-    write_safetensors(directory / WEIGHTS[0], named, dtype)
+    shapes = {name if name == HEAD else _PREFIX + name: shape for name, shape in expected_shapes(config)}
+    write_taken(directory / WEIGHTS[0], shapes, lambda name: take(name.removeprefix(_PREFIX)), dtype)
     # transformers would load in the dtype that the configuration names, not in that of the file.
     extra = {key: value for key, value in config.extra.items() if key != "torch_dtype"}
     config.replace(extra={**extra, "dtype": _TORCH_DTYPES[dtype]}).save(directory / CONFIG)
+    if tokenizer is not None:
+        tokenizer.save(directory)
+
+
+TARGET: Final = Target("a transformers directory", WRITTEN_DTYPES, write, files=WEIGHTS)

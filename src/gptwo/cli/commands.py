@@ -25,6 +25,7 @@ COMMANDS = {
     "serve": ("gptwo.cli.serve", "Serve a model to OpenAI's clients and the browser."),
     "batch": ("gptwo.cli.batch", "Answer a file of prompts; it goes on after any interruption."),
     "quantize": ("gptwo.cli.quantize", "Pack a model's weights: smaller and faster."),
+    "convert": ("gptwo.cli.convert", "Write a model in another program's format."),
     "export": ("gptwo.cli.export", "Write a model for other engines: ONNX, Core ML, libtorch."),
     "bench": ("gptwo.cli.bench", "Measure speed: ours, step by step, and other engines."),
     "prepare": ("gptwo.cli.prepare", "Turn texts into data for training."),

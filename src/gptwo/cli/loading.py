@@ -98,14 +98,14 @@ def load_model(options: dict[str, Any]) -> LanguageModel:
 
 def load_tokenizer(options: dict[str, Any]) -> Tokenizer:
     """The tokenizer that the options of `tokenizer_options` name, without reading any weights."""
-    from gptwo.tokenizer import Tokenizer
+    from gptwo.tokenizer import GGUF_SUFFIX, Tokenizer
 
     if options["tokenizer"] is not None:
         return Tokenizer.load(options["tokenizer"])
     from gptwo.checkpoint import resolve
 
     path = resolve(options["model"], revision=options["revision"], progress=True, weights=False)
-    directory = path if path.is_dir() else path.parent
+    directory = path if path.is_dir() or path.name.endswith(GGUF_SUFFIX) else path.parent
     if not Tokenizer.exists(directory):
         raise TokenizerError(f"model {options['model']} brings no tokenizer; name one with --tokenizer")
     return Tokenizer.load(directory)
