@@ -218,8 +218,8 @@ class _Block(torch.autograd.Function):
         )  # fmt: skip
 
 
-def _inside(x: Tensor, how: _How, *weights: Tensor) -> tuple[Tensor | None, ...]:
-    """All of a block before the activation, as its backward pass needs it.
+def _inside(x: Tensor, how: _How, *weights: Tensor) -> tuple[Any, ...]:
+    """All of a block before the activation, as its backward pass needs it: tensors, and None where there is none.
 
     Means and inverse deviations of the layer norms are (N, 1), q, k and v side by side (N, 3 C), what attention gives
     (B, H, T, D), its normaliser (B, H, T), the residual stream after it (N, C), the activation's input (N, F).
@@ -248,9 +248,10 @@ def _split_heads(x: Tensor, batch: int, heads: int) -> Tensor:
     return x.view(batch, -1, heads, x.shape[1] // heads).transpose(1, 2)
 
 
-def _queries_keys_values(qkv: Tensor, batch: int, heads: int) -> tuple[Tensor, ...]:
+def _queries_keys_values(qkv: Tensor, batch: int, heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """(N, 3 C) -> three views (B, H, T, D)."""
-    return tuple(_split_heads(part, batch, heads) for part in qkv.chunk(3, dim=1))
+    q, k, v = (_split_heads(part, batch, heads) for part in qkv.chunk(3, dim=1))
+    return q, k, v
 
 
 def _merge_heads(x: Tensor) -> Tensor:
