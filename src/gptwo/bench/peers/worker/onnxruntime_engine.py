@@ -77,7 +77,7 @@ def convert(source: str, target: str, format: str) -> None:  # noqa: A002
         os.unlink(plain)
 
 
-def graph(source: str) -> object:
+def graph(source: str) -> Any:
     """The model as ONNX: ids and positions (B, T), last (B,), total () and the caches (B, H, S, D) -> logits (B, V)."""
     from onnx import TensorProto, helper, numpy_helper
     from safetensors.numpy import load_file
