@@ -120,7 +120,27 @@ def test_several_tasks_have_data_of_their_own(
     assert results["lambada"]["examples"] == 2
     assert results["hellaswag"].keys() >= {"accuracy", "accuracy_norm"}
     assert "accuracy_norm" not in results["cbt-ne"]
-    assert results["wikitext2"]["words"] == len(TEXT.split()) + 1
+    assert (results["lambada"]["left_out"], results["hellaswag"]["left_out"]) == (1, 0)
+    wikitext = results["wikitext2"]
+    assert wikitext["tokens"] == 64 + 32 - 1  # two windows
+    assert wikitext["tokens"] + 1 + wikitext["left_out"] == len(
+        gptwo.load(tiny_checkpoint).tokenizer.encode(TEXT + "\n")
+    )
+
+
+def test_beneath_the_table_it_says_what_the_figures_are_of(
+    capsys: pytest.CaptureFixture[str], tiny_checkpoint: Path, text: Path, passages: Path
+) -> None:
+    passages.write_text(passages.read_text() + json.dumps({"text": TEXT.strip()}) + "\n")
+    arguments = ["evaluate", tiny_checkpoint, "--text", text, "--tasks", "lambada", "--data", passages]
+    tokens = len(gptwo.load(tiny_checkpoint).tokenizer.encode(TEXT)) - 1
+    _, out, _ = run(capsys, *arguments, "--stride", 16)
+    assert out.endswith(
+        f"{text}: {tokens} of {tokens} tokens, stride 16\n"
+        "lambada: 4 of 4 examples, 1 of them cut to the model's 64 positions\n"
+    )
+    _, out, _ = run(capsys, *arguments, "--limit", 1, "--weights", "f32", "--weights", "int8")
+    assert out.endswith(f"{text}: 63 of {tokens} tokens (--limit 1), stride 32\nlambada: 1 of 4 examples (--limit 1)\n")
 
 
 def test_what_cannot_be_evaluated_is_refused_in_one_line(

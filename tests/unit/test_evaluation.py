@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny_models import TOKENIZER, ToyDecoder, logits_of, tiny_config
 
 from gptwo.errors import ContextLengthError, InvalidRequestError
-from gptwo.evaluation import Choice, Choices, Lambada, cbt, hellaswag, lambada, perplexity, wikitext
+from gptwo.evaluation import Choice, Choices, Lambada, cbt, hellaswag, lambada, perplexity, read_wikitext, wikitext
 from gptwo.evaluation.choices import choose
 from gptwo.evaluation.questions import Question, answer, encode_question
 from gptwo.evaluation.wikitext_articles import WikiText
@@ -82,6 +83,30 @@ def test_words_may_be_counted_by_somebody_else() -> None:
     assert found.words == 7
     assert found.word_perplexity == pytest.approx(math.exp(found.nats / 7))
     assert found.stride == 3
+
+
+def test_a_limit_takes_the_first_windows_of_a_text_and_counts_the_rest() -> None:
+    lm = LanguageModel(ToyDecoder(), TOKENIZER)
+    text = "speak, we know't. " * 20
+    ids = TOKENIZER.encode(text)
+    found = perplexity(lm, text, stride=16, limit=2)
+    assert (found.tokens, found.left_out) == (64 + 16 - 1, len(ids) - 80)
+    assert found.nats == -lm.score(ids[:80], stride=16).total
+    assert perplexity(lm, text, limit=1000) == perplexity(lm, text)
+    with pytest.raises(InvalidRequestError, match="a single token"):
+        perplexity(uniform(), "z", limit=1)
+
+
+def test_the_words_of_the_first_windows_are_counted_as_the_file_counts_them(tmp_path: Path) -> None:
+    (tmp_path / "wiki").write_text(" \n = zq = \n \n" + " zq qz zz z\n" * 40 + "\n\n zq\n")
+    data = read_wikitext(tmp_path / "wiki")
+    assert data.words == 1 + 4 + 1 + 40 * 5 + 2 + 2
+    found = wikitext(uniform(), data, limit=1)
+    part = TOKENIZER.decode(TOKENIZER.encode(data.text)[:64])
+    lines = part.split("\n\n")
+    assert found.left_out
+    assert abs(found.words - sum(len(line.split()) + 1 for line in lines)) <= 1
+    assert wikitext(uniform(), data, limit=1000).words == data.words
 
 
 # ---- LAMBADA

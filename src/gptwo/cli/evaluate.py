@@ -50,7 +50,11 @@ OPTIONS: list[click.Parameter] = [
         type=click.IntRange(1),
         help="Tokens from the beginning of a window to that of the next, in perplexities.  [default: half the context]",
     ),
-    click.Option(["--limit"], type=click.IntRange(1), help="Only so many examples of each task: for a first look."),
+    click.Option(
+        ["--limit"],
+        type=click.IntRange(1),
+        help="Only the first so many examples of a task, or windows of a text: for a first look.",
+    ),
     click.Option(["as_json", "--json"], is_flag=True, help="One JSON object."),
     click.Option(["--out"], metavar="FILE", help="Write the JSON to a file too."),
     SectionOption(
@@ -187,12 +191,14 @@ def _evaluate(
 
     stride = options["stride"]
     for name, text in texts:
-        outcome, seconds = _timed(name, lm, functools.partial(perplexity, lm, text, stride=stride))
+        outcome, seconds = _timed(
+            name, lm, functools.partial(perplexity, lm, text, stride=stride, limit=options["limit"])
+        )
         place = "standard input" if name == "-" else name
         yield Entry(place, lm.weights, outcome.measures(), _counts(outcome), None, seconds)
     for one in data:
         outcome, seconds = _timed(one.task.name, lm, functools.partial(one.run, lm, stride=stride))
-        measures, counts = outcome.measures(), _counts(outcome)
+        measures, counts = outcome.measures(), {"left_out": one.left_out, **_counts(outcome)}
         figures = [
             figure
             for measure in measures
@@ -251,3 +257,4 @@ def _leave(report: Report, as_json: bool, target: Path | None) -> None:
     columns, rows = report.table()
     write(f"{report.model}, {report.parameters:,} parameters\nsha256 of the weights {report.checkpoint.sha256}\n")
     print_table(columns, rows, right=columns[2 : 2 + len({entry.weights for entry in report.entries})])
+    write("".join(f"{line}\n" for line in report.notes()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,6 +88,27 @@ class Report:
         if not any(row[-1] for row in rows):
             return columns[:-1], [row[:-1] for row in rows]
         return columns, rows
+
+    def notes(self) -> list[str]:
+        """What the figures of each task were taken of, a line each."""
+        first: dict[str, Entry] = {}
+        for entry in self.entries:
+            first.setdefault(entry.task, entry)
+        return [f"{task}: {said}" for task, entry in first.items() if (said := ", ".join(self._said(entry)))]
+
+    def _said(self, entry: Entry) -> Iterator[str]:
+        counts, limit = entry.counts, self.settings.get("limit")
+        name = "examples" if "examples" in counts else "tokens"
+        if name in counts:
+            left_out = counts["left_out"]
+            by = f" (--limit {limit})" if left_out else ""
+            yield f"{counts[name]:,} of {counts[name] + left_out:,} {name}{by}"
+        elif limit is not None:  # a task of lm-eval's
+            yield f"--limit {limit}"
+        if counts.get("cut"):
+            yield f"{counts['cut']:,} of them cut to the model's {self.settings['positions']:,} positions"
+        if "stride" in counts:
+            yield f"stride {counts['stride']:,}"
 
 
 def _shown(measure: str, value: float | None) -> str:
