@@ -16,15 +16,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import refused, run
+from tiny_run import make_data
 
 import gptwo
 from gptwo.cli.evaluate import NAMES, command
+from gptwo.errors import OutOfMemoryError
 from gptwo.evaluation import perplexity
 from gptwo.evaluation.published import PUBLISHED
 from gptwo.evaluation.tasks import TASKS
+from gptwo.training.prepared import PreparedData
 from gptwo.version import __version__
 
 GPTWO = [sys.executable, "-m", "gptwo"]
@@ -60,11 +64,12 @@ def test_the_perplexity_of_a_text_as_a_table(
     assert re.search(r"task +measure +f32 +int4 *\n", out)
     for name, one, other in (
         ("perplexity", found.perplexity, cost.perplexity),
-        ("word perplexity", found.word_perplexity, cost.word_perplexity),
         ("bits per byte", found.bits_per_byte, cost.bits_per_byte),
         ("nats per character", found.nats_per_character, cost.nats_per_character),
     ):
         assert re.search(rf" {name} +{one:.4f} +{other:.4f} *\n", out), out
+    words = [re.escape(f"{one.word_perplexity:.2e}") for one in (found, cost)]
+    assert re.search(rf" word perplexity +{words[0]} +{words[1]} *\n", out), out
     digest = hashlib.sha256((tiny_checkpoint / "model.safetensors").read_bytes()).hexdigest()
     assert out.startswith(f"{tiny_checkpoint}, ")
     assert f"sha256 of the weights {digest}\n" in out
@@ -97,6 +102,7 @@ def test_the_same_as_json_in_a_pipe_and_in_a_file(tiny_checkpoint: Path, text: P
     found = perplexity(lm, TEXT, stride=16)
     assert (first["task"], first["weights"], first["tokens"], first["stride"]) == (str(text), "f32", found.tokens, 16)
     assert first["perplexity"] == found.perplexity
+    assert first["data_sha256"] == hashlib.sha256(text.read_bytes()).hexdigest()
     assert first["published"] == []
     assert (second["task"], second["examples"], second["cut"]) == ("lambada", 3, 0)
     assert second["data_sha256"] == hashlib.sha256(passages.read_bytes()).hexdigest()
@@ -120,7 +126,96 @@ def test_several_tasks_have_data_of_their_own(
     assert results["lambada"]["examples"] == 2
     assert results["hellaswag"].keys() >= {"accuracy", "accuracy_norm"}
     assert "accuracy_norm" not in results["cbt-ne"]
-    assert results["wikitext2"]["words"] == len(TEXT.split()) + 1
+    assert (results["lambada"]["left_out"], results["hellaswag"]["left_out"]) == (1, 0)
+    wikitext = results["wikitext2"]
+    assert wikitext["tokens"] == 64 + 32 - 1  # two windows
+    assert wikitext["tokens"] + 1 + wikitext["left_out"] == len(
+        gptwo.load(tiny_checkpoint).tokenizer.encode(TEXT + "\n")
+    )
+
+
+def test_beneath_the_table_it_says_what_the_figures_are_of(
+    capsys: pytest.CaptureFixture[str], tiny_checkpoint: Path, text: Path, passages: Path
+) -> None:
+    passages.write_text(passages.read_text() + json.dumps({"text": TEXT.strip()}) + "\n")
+    arguments = ["evaluate", tiny_checkpoint, "--text", text, "--tasks", "lambada", "--data", passages]
+    tokens = len(gptwo.load(tiny_checkpoint).tokenizer.encode(TEXT)) - 1
+    _, out, _ = run(capsys, *arguments, "--stride", 16)
+    assert out.endswith(
+        f"{text}: {tokens} of {tokens} tokens, stride 16\n"
+        "lambada: 4 of 4 examples, 1 of them cut to the model's 64 positions\n"
+    )
+    _, out, _ = run(capsys, *arguments, "--limit", 1, "--weights", "f32", "--weights", "int8")
+    assert out.endswith(f"{text}: 63 of {tokens} tokens (--limit 1), stride 32\nlambada: 1 of 4 examples (--limit 1)\n")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """Data that was made with the model's tokenizer."""
+    return make_data(tmp_path_factory.mktemp("prepared"), tokenizer=str(tiny_checkpoint))
+
+
+def test_the_loss_on_the_validation_tokens_of_prepared_data(
+    capsys: pytest.CaptureFixture[str], tiny_checkpoint: Path, prepared: Path, text: Path
+) -> None:
+    arguments = ["evaluate", tiny_checkpoint, "--prepared", prepared]
+    code, out, err = run(capsys, *arguments, "--text", text, "--json")
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    assert report["settings"]["stride"] is None  # each has its own
+    first, second = report["results"]
+    val = PreparedData.load(prepared).val
+    score = gptwo.load(tiny_checkpoint).score(val.window(0, len(val)).tolist(), stride=64)
+    loss = -score.total / score.scored
+    assert (first["stride"], second["stride"], second["task"]) == (32, 64, f"{prepared} (validation)")
+    assert (second["tokens"], second["not_learned"], second["left_out"]) == (len(val) - 1, 0, 0)
+    assert second["loss"] == pytest.approx(loss)
+    assert second["nats_per_character"] == pytest.approx(loss * len(val) / val.characters)
+    assert second["data_sha256"] == val.sha256
+    _, out, _ = run(capsys, *arguments, "--limit", 1, "--stride", 32)
+    assert f"{prepared} (validation): 63 of {len(val) - 1} tokens (--limit 1), stride 32\n" in out
+
+
+def test_prepared_data_of_another_tokenizer_or_none_is_refused(
+    capsys: pytest.CaptureFixture[str], tiny_checkpoint: Path, prepared: Path, tmp_path: Path
+) -> None:
+    err = refused(capsys, "evaluate", "shakespeare", "--prepared", prepared)
+    assert f"{prepared}: was not made with the tokenizer of " in err
+    assert err.endswith("shakespeare\n")
+    err = refused(capsys, "evaluate", tiny_checkpoint, "--prepared", tmp_path)
+    assert "data.json: cannot be read (No such file or directory); make the data with 'gptwo prepare'" in err
+
+
+def test_records_given_as_a_text_are_read_as_one_with_a_note(
+    capsys: pytest.CaptureFixture[str], tiny_checkpoint: Path, passages: Path
+) -> None:
+    code, out, err = run(capsys, "evaluate", tiny_checkpoint, "--text", passages)
+    assert (code, err.count("\n")) == (0, 1)
+    assert f"{passages}: taken as one plain text" in err
+    assert "word perplexity" in out
+
+
+def test_what_was_found_is_on_the_disk_before_the_next_begins(
+    capsys: pytest.CaptureFixture[str], tiny_checkpoint: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gptwo.cli.evaluate as module
+
+    load = module._load
+
+    def load_until_int4(checkpoint: Any, weights: str, options: Any) -> Any:
+        if weights == "int4":
+            raise OutOfMemoryError("no memory is left")
+        return load(checkpoint, weights, options)
+
+    monkeypatch.setattr(module, "_load", load_until_int4)
+    out = text.with_name("report.json")
+    formats = [word for name in ("f32", "int8", "int4") for word in ("--weights", name)]
+    assert "no memory" in refused(capsys, "evaluate", tiny_checkpoint, "--text", text, *formats, "--out", out)
+    report = json.loads(out.read_text(encoding="utf-8"))
+    assert report["complete"] is False
+    assert [result["weights"] for result in report["results"]] == ["f32", "int8"]
+    assert report["settings"]["stride"] == 32  # the one that was used
+    assert sorted(path.name for path in text.parent.iterdir()) == ["play.txt", "report.json"]
 
 
 def test_what_cannot_be_evaluated_is_refused_in_one_line(
@@ -153,7 +248,7 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(
         assert message in err
         assert err.count("\n") == 1
     for arguments, message in (
-        (model, "name a text with --text, or tasks with --tasks"),
+        (model, "name a text with --text, prepared data with --prepared, or tasks with --tasks"),
         ((*model, "--tasks", "lambada,hellaswag", "--data", passages), "say whose data it is"),
         ((*model, "--tasks", "lambada", "--data", f"hellaswag={passages}"), "--tasks does not name hellaswag"),
         ((*model, "--text", text, "--data", passages), "say whose data it is"),
@@ -211,8 +306,9 @@ def test_published_figures_stand_beside_a_published_model_only(
     assert "40.06" not in run(capsys, "evaluate", "gpt2", *arguments)[1]
 
 
-def test_evaluate_needs_no_pytorch(tiny_checkpoint: Path, text: Path, passages: Path) -> None:
+def test_evaluate_needs_no_pytorch(tiny_checkpoint: Path, text: Path, passages: Path, prepared: Path) -> None:
     arguments = ["evaluate", str(tiny_checkpoint), "--text", str(text), "--tasks", "lambada", "--data", str(passages)]
+    arguments += ["--prepared", str(prepared)]
     code = (
         f"import sys\nfrom gptwo.cli import main\nmain({arguments!r})\n"
         "print(sorted({'torch', 'transformers', 'lm_eval', 'datasets'} & set(sys.modules)))"
@@ -261,7 +357,7 @@ def test_the_commands_of_the_page_are_right(
 ) -> None:
     monkeypatch.chdir(text.parent)
     lines = [line for line in DOC.splitlines() if line.startswith("gptwo evaluate ")]
-    assert len(lines) == 5
+    assert len(lines) == 6
     for line in lines:
         arguments = shlex.split(line, comments=True)[1:]
         if arguments[1] == "shakespeare":

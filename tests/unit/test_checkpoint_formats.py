@@ -61,6 +61,27 @@ def test_what_is_no_checkpoint_is_refused_with_the_formats_that_are(tmp_path: Pa
             load_checkpoint(path)
 
 
+def test_what_lies_beside_the_model_of_a_run_leads_to_the_model(tmp_path: Path) -> None:
+    step = tmp_path / "run" / "checkpoints" / "step-00000200"
+    adapter = tmp_path / "run" / "adapter"
+    for directory, name in ((step, "state.pt"), (adapter, "adapter_config.json")):
+        directory.mkdir(parents=True)
+        (directory / name).write_text("{}")
+    with pytest.raises(CheckpointError, match=r"adapter: holds an adapter \(LoRA\), which is no model by itself"):
+        load_checkpoint(adapter)
+    for name in ("train.toml", "metrics.jsonl"):
+        (tmp_path / "run" / name).write_text("")
+    for path in (step, adapter, step.parent, tmp_path / "run"):
+        with pytest.raises(CheckpointError, match="is of a training run that has not written its model yet"):
+            load_checkpoint(path)
+    model = write_directory(tmp_path / "run" / "model", random_arrays())
+    for path in (step, adapter, step.parent):
+        with pytest.raises(CheckpointError, match=f"is a part of a training run; its model is {model}$"):
+            load_checkpoint(path)
+    with pytest.raises(CheckpointError, match=f"run: holds no model itself; did you mean {model}"):
+        load_checkpoint(tmp_path / "run")
+
+
 def test_a_directory_without_a_configuration_says_so(tmp_path: Path) -> None:
     directory = write_directory(tmp_path / "m", random_arrays())
     (directory / "config.json").unlink()

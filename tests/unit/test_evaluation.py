@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny_models import TOKENIZER, ToyDecoder, logits_of, tiny_config
 
 from gptwo.errors import ContextLengthError, InvalidRequestError
-from gptwo.evaluation import Choice, Choices, Lambada, cbt, hellaswag, lambada, perplexity, wikitext
+from gptwo.evaluation import (
+    Choice,
+    Choices,
+    Lambada,
+    cbt,
+    hellaswag,
+    lambada,
+    perplexity,
+    read_wikitext,
+    validation_loss,
+    wikitext,
+)
 from gptwo.evaluation.choices import choose
+from gptwo.evaluation.identity import Identity
+from gptwo.evaluation.published import Published
 from gptwo.evaluation.questions import Question, answer, encode_question
+from gptwo.evaluation.report import Entry, Report
 from gptwo.evaluation.wikitext_articles import WikiText
 from gptwo.language_model import LanguageModel
 
@@ -82,6 +97,98 @@ def test_words_may_be_counted_by_somebody_else() -> None:
     assert found.words == 7
     assert found.word_perplexity == pytest.approx(math.exp(found.nats / 7))
     assert found.stride == 3
+
+
+def test_a_limit_takes_the_first_windows_of_a_text_and_counts_the_rest() -> None:
+    lm = LanguageModel(ToyDecoder(), TOKENIZER)
+    text = "speak, we know't. " * 20
+    ids = TOKENIZER.encode(text)
+    found = perplexity(lm, text, stride=16, limit=2)
+    assert (found.tokens, found.left_out) == (64 + 16 - 1, len(ids) - 80)
+    assert found.nats == -lm.score(ids[:80], stride=16).total
+    assert perplexity(lm, text, limit=1000) == perplexity(lm, text)
+    with pytest.raises(InvalidRequestError, match="a single token"):
+        perplexity(uniform(), "z", limit=1)
+
+
+def test_the_words_of_the_first_windows_are_counted_as_the_file_counts_them(tmp_path: Path) -> None:
+    (tmp_path / "wiki").write_text(" \n = zq = \n \n" + " zq qz zz z\n" * 40 + "\n\n zq\n")
+    data = read_wikitext(tmp_path / "wiki")
+    assert data.words == 1 + 4 + 1 + 40 * 5 + 2 + 2
+    found = wikitext(uniform(), data, limit=1)
+    part = TOKENIZER.decode(TOKENIZER.encode(data.text)[:64])
+    lines = part.split("\n\n")
+    assert found.left_out
+    assert abs(found.words - sum(len(line.split()) + 1 for line in lines)) <= 1
+    assert wikitext(uniform(), data, limit=1000).words == data.words
+
+
+# ---- prepared tokens
+
+
+class Prepared:
+    """Tokens as `gptwo prepare` leaves them."""
+
+    def __init__(self, ids: list[int], learned: list[bool]) -> None:
+        self.ids, self.which = np.asarray(ids, np.int64), np.asarray(learned, np.bool_)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def window(self, start: int, length: int) -> np.ndarray:
+        return self.ids[start : start + length]
+
+    def learned(self, start: int, length: int) -> np.ndarray:
+        return self.which[start : start + length]
+
+
+def test_the_loss_on_prepared_tokens_is_that_of_windows_end_to_end() -> None:
+    lm = LanguageModel(ToyDecoder(), TOKENIZER)
+    ids = TOKENIZER.encode("speak, we know't. " * 20)
+    found = validation_loss(lm, Prepared(ids, [True] * len(ids)), characters=360)
+    score = lm.score(ids, stride=64)
+    assert found.loss == pytest.approx(-score.total / score.scored, rel=1e-12)
+    assert found.perplexity == pytest.approx(score.perplexity, rel=1e-12)
+    assert found.nats_per_character == pytest.approx(found.loss * len(ids) / 360)
+    assert (found.tokens, found.not_learned, found.left_out) == (len(ids) - 1, 0, 0)
+    assert (found.positions, found.stride) == (64, 64)
+    closer = validation_loss(lm, Prepared(ids, [True] * len(ids)), stride=16, limit=2)
+    assert closer.nats == pytest.approx(-lm.score(ids[:80], stride=16).total, rel=1e-12)
+    assert (closer.tokens, closer.left_out, closer.characters) == (79, len(ids) - 80, None)
+
+
+def test_what_is_only_read_counts_for_nothing_but_its_place() -> None:
+    lm = LanguageModel(ToyDecoder(), TOKENIZER)
+    ids = TOKENIZER.encode("speak, we know't. " * 40)
+    draw = np.random.default_rng(3)
+    learned = [bool(one) for one in draw.random(len(ids)) < 0.3]
+    learned[70:200] = [False] * 130  # one window among them where nothing is learned
+    learned[0] = True  # which nobody can predict
+    found = validation_loss(lm, Prepared(ids, learned), characters=720)
+    logprobs = lm.score(ids, stride=64).logprobs
+    wanted = [-value for value, which in zip(logprobs[1:], learned[1:], strict=True) if which and value is not None]
+    assert found.nats == pytest.approx(math.fsum(wanted), rel=1e-12)
+    assert (found.tokens, found.not_learned) == (len(wanted), len(ids) - 1 - len(wanted))
+    assert found.measures().keys() == {"loss", "perplexity"}
+
+
+def test_prepared_tokens_with_nothing_to_learn_are_refused() -> None:
+    for ids, learned in (([], []), ([1], [True]), ([1, 2, 3], [True, False, False])):
+        with pytest.raises(InvalidRequestError, match=r"nothing to (score|predict)"):
+            validation_loss(uniform(), Prepared(ids, learned))
+
+
+# ---- the report
+
+
+def test_numbers_without_end_are_shown_by_their_size() -> None:
+    measures = {"perplexity": 712930178138619.0, "bits_per_byte": 3.25, "nats_per_character": 0.00002, "accuracy": 0.5}
+    figure = Published("gpt2", "any", "perplexity", 99999.0, "a paper")
+    entry = Entry("any", "f32", measures, published=(figure,))
+    columns, rows = Report("m", 1, Identity("", {}), None, {}, (entry,)).table()
+    assert columns == ["task", "measure", "f32", "published"]
+    assert [row[2] for row in rows] == ["7.13e+14", "3.2500", "2.00e-05", "50.00%"]
+    assert rows[0][3] == "99999.0000 (a paper)"
 
 
 # ---- LAMBADA

@@ -63,11 +63,26 @@ def read_checkpoint(path: Path) -> Checkpoint:
         for known in FORMATS:
             if known.detect(path):
                 return known.read(path)
+        run = _run_around(path)
     except OSError as error:
         raise CheckpointError(f"checkpoint {path}: cannot be read: {error}") from error
     if (path / "model" / "config.json").is_file():
         raise CheckpointError(f"checkpoint {path}: holds no model itself; did you mean {path / 'model'}?")
+    if run is not None and (run / "model" / "config.json").is_file():
+        raise CheckpointError(f"checkpoint {path}: is a part of a training run; its model is {run / 'model'}")
+    if run is not None:
+        raise CheckpointError(f"checkpoint {path}: is of a training run that has not written its model yet")
+    if (path / "adapter_config.json").is_file():
+        raise CheckpointError(f"checkpoint {path}: holds an adapter (LoRA), which is no model by itself")
     if (path / "config.json").is_file():
         raise CheckpointError(f"checkpoint {path}: has a config.json but no weights (model.safetensors, or as pickle)")
     known_formats = "; ".join(f"{known.name}: {known.looks_like}" for known in FORMATS)
     raise CheckpointError(f"checkpoint {path}: no known format is there ({known_formats})")
+
+
+def _run_around(path: Path) -> Path | None:
+    """The directory of the training run that a path lies in, such as its adapter or one of its checkpoints."""
+    whole = path.absolute()
+    signs = ("train.toml", "metrics.jsonl")
+    places = (whole, *whole.parents[:2])
+    return next((place for place in places if all((place / name).is_file() for name in signs)), None)

@@ -16,25 +16,34 @@ import click
 
 from gptwo.cli.loading import BACKENDS, WEIGHTS, as_path, threads_option
 from gptwo.cli.parameters import SectionedCommand, SectionOption
-from gptwo.cli.terminal import bar, print_table, write, write_json
-from gptwo.cli.text_input import read_text
+from gptwo.cli.terminal import bar, finite, note, print_table, write, write_json
+from gptwo.cli.text_input import read_bytes, shown_place
 from gptwo.errors import DataError, MissingDependencyError, nearest_name
 from gptwo.options import shown
 
 if TYPE_CHECKING:
     from gptwo.checkpoint import Checkpoint
+    from gptwo.evaluation.data_files import DataFile
     from gptwo.evaluation.report import Entry, Report
     from gptwo.evaluation.tasks import Data, Outcome
     from gptwo.language_model import LanguageModel
+    from gptwo.training.prepared import PreparedData
 
 MODEL = "Model"
 LM_EVAL = "Tasks of lm-eval (extra `eval`)"
 NAMES = ("lambada", "hellaswag", "cbt-cn", "cbt-ne", "wikitext2")
+RECORDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 
 OPTIONS: list[click.Parameter] = [
     click.Argument(["model"]),
     click.Option(
         ["texts", "--text"], multiple=True, metavar="FILE", help="A text whose perplexity is taken; may be given again."
+    ),
+    click.Option(
+        ["--prepared"],
+        multiple=True,
+        metavar="DIR",
+        help="What 'gptwo prepare' made: the loss on its validation tokens; may be given again.",
     ),
     click.Option(
         ["--tasks"],
@@ -48,11 +57,20 @@ OPTIONS: list[click.Parameter] = [
     click.Option(
         ["--stride"],
         type=click.IntRange(1),
-        help="Tokens from the beginning of a window to that of the next, in perplexities.  [default: half the context]",
+        help="Tokens from the beginning of a window to that of the next, in perplexities.  [default: half the context; "
+        "all of it with --prepared]",
     ),
-    click.Option(["--limit"], type=click.IntRange(1), help="Only so many examples of each task: for a first look."),
+    click.Option(
+        ["--limit"],
+        type=click.IntRange(1),
+        help="Only the first so many examples of a task, or windows of a text: for a first look.",
+    ),
     click.Option(["as_json", "--json"], is_flag=True, help="One JSON object."),
-    click.Option(["--out"], metavar="FILE", help="Write the JSON to a file too."),
+    click.Option(
+        ["--out"],
+        metavar="FILE",
+        help="Write the JSON to a file too, as far as it is known, after each task of each format.",
+    ),
     SectionOption(
         ["formats", "--weights"],
         MODEL,
@@ -74,12 +92,13 @@ OPTIONS: list[click.Parameter] = [
 def command(model: str, as_json: bool, out: str | None, **options: Any) -> None:
     """Evaluate MODEL (an embedded name, a path, or a name on the hub).
 
-    With --text it takes the perplexity of a text, per token and per word, bits per byte and nats per character. With
-    --tasks it runs LAMBADA, HellaSwag, the Children's Book Test or WikiText-2, or a task of lm-eval. Published figures
-    stand beside those that are about the same model, data and measure; docs/evaluation.md says what each means.
+    With --text it takes the perplexity of a text, per token and per word, bits per byte and nats per character; with
+    --prepared the loss on the validation tokens that 'gptwo prepare' made. With --tasks it runs LAMBADA, HellaSwag, the
+    Children's Book Test or WikiText-2, or a task of lm-eval. Published figures stand beside those that are about the
+    same model, data and measure; docs/evaluation.md says what each means.
     """
-    if not options["texts"] and not options["tasks"]:
-        raise click.UsageError("name a text with --text, or tasks with --tasks")
+    if not options["texts"] and not options["tasks"] and not options["prepared"]:
+        raise click.UsageError("name a text with --text, prepared data with --prepared, or tasks with --tasks")
     target = None if out is None else as_path(out)
     if target is not None and (target.is_dir() or not target.parent.is_dir()):
         raise DataError(f"{out}: cannot be written (no such directory, or a directory itself)")
@@ -94,29 +113,53 @@ def command(model: str, as_json: bool, out: str | None, **options: Any) -> None:
     from gptwo.evaluation.report import Report
     from gptwo.evaluation.tasks import TASKS
 
-    texts = [(name, read_text(name)) for name in options["texts"]]
+    texts = _texts(options["texts"])
+    prepared = _prepared(options["prepared"], options["tokenizer"])
     data = [TASKS[name].load(files.get(name), limit=options["limit"], progress=True) for name in own]
     checkpoint = load_checkpoint(model, revision=options["revision"], progress=True)
     identity = identify(checkpoint)
     published = _published_name(model, options["revision"])
-    entries: list[Entry] = []
-    fingerprint = None
-    for weights in dict.fromkeys(options["formats"] or ("auto",)):
-        with closing(_load(checkpoint, weights, options)) as lm:
-            entries += _evaluate(lm, texts, data, foreign, published, options)
-            fingerprint = None if lm.tokenizer is None else lm.tokenizer.fingerprint
     report = Report(
         model=model,
         parameters=checkpoint.config.parameter_count,
         checkpoint=identity,
-        tokenizer=fingerprint,
+        tokenizer=None,
         settings={
             "positions": checkpoint.config.n_positions,
             **{name: options[name] for name in ("stride", "limit", "num_fewshot", "backend", "device", "revision")},
         },
-        entries=tuple(entries),
     )
-    _leave(report, as_json, target)
+    for weights in dict.fromkeys(options["formats"] or ("auto",)):
+        with closing(_load(checkpoint, weights, options)) as lm:
+            fingerprint = None if lm.tokenizer is None else lm.tokenizer.fingerprint
+            for entry in _evaluate(lm, texts, prepared, data, foreign, published, options):
+                report = dataclasses.replace(report, tokenizer=fingerprint, entries=(*report.entries, entry))
+                _keep(report, target)
+    report = dataclasses.replace(report, complete=True)
+    _keep(report, target)
+    _show(report, as_json)
+
+
+def _texts(names: tuple[str, ...]) -> list[DataFile]:
+    """The texts of --text. What looks like records is read all the same, with a note."""
+    from gptwo.evaluation.data_files import decode_file
+
+    for name in names:
+        if name.lower().endswith(RECORDS):
+            note(
+                f"{name}: taken as one plain text, with braces, commas and names of fields; for the texts in it "
+                "make data with 'gptwo prepare' and name that with --prepared"
+            )
+    return [decode_file(read_bytes(name), shown_place(name)) for name in names]
+
+
+def _prepared(names: tuple[str, ...], tokenizer: str | None) -> list[PreparedData]:
+    """The data of --prepared."""
+    if not names:
+        return []
+    from gptwo.training.prepared import PreparedData
+
+    return [PreparedData.load(as_path(name), tokenizer=tokenizer) for name in names]
 
 
 def _split_tasks(given: tuple[str, ...]) -> tuple[list[str], list[str]]:
@@ -174,25 +217,33 @@ def _load(checkpoint: Checkpoint, weights: str, options: dict[str, Any]) -> Lang
 
 def _evaluate(
     lm: LanguageModel,
-    texts: list[tuple[str, str]],
+    texts: list[DataFile],
+    prepared: list[PreparedData],
     data: list[Data],
     foreign: list[str],
     model: str | None,
     options: dict[str, Any],
 ) -> Iterator[Entry]:
     """All that was asked for, of one format of the weights."""
-    from gptwo.evaluation import perplexity
+    from gptwo.evaluation import perplexity, validation_loss
     from gptwo.evaluation.published import published
     from gptwo.evaluation.report import Entry
 
-    stride = options["stride"]
-    for name, text in texts:
-        outcome, seconds = _timed(name, lm, functools.partial(perplexity, lm, text, stride=stride))
-        place = "standard input" if name == "-" else name
-        yield Entry(place, lm.weights, outcome.measures(), _counts(outcome), None, seconds)
+    stride, limit = options["stride"], options["limit"]
+    for made in prepared:  # before what may take hours
+        _check_fits(lm, made)
+    for text in texts:
+        work = functools.partial(perplexity, lm, text.text, stride=stride, limit=limit)
+        outcome, seconds = _timed(text.name, lm, work)
+        yield Entry(text.name, lm.weights, outcome.measures(), _counts(outcome), text.sha256, seconds)
+    for made in prepared:
+        name, characters = f"{made.directory} (validation)", made.val.characters
+        work = functools.partial(validation_loss, lm, made.val, characters=characters, stride=stride, limit=limit)
+        outcome, seconds = _timed(name, lm, work)
+        yield Entry(name, lm.weights, outcome.measures(), _counts(outcome), made.val.sha256, seconds)
     for one in data:
         outcome, seconds = _timed(one.task.name, lm, functools.partial(one.run, lm, stride=stride))
-        measures, counts = outcome.measures(), _counts(outcome)
+        measures, counts = outcome.measures(), {"left_out": one.left_out, **_counts(outcome)}
         figures = [
             figure
             for measure in measures
@@ -213,7 +264,7 @@ def _evaluate(
                 foreign,
                 include_path=None if include is None else as_path(include),
                 num_fewshot=options["num_fewshot"],
-                limit=options["limit"],
+                limit=limit,
             ),
         )
         for name, figures in found.items():
@@ -234,20 +285,30 @@ def _counts(outcome: Outcome) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in outcome.measures() and value is not None}
 
 
-def _leave(report: Report, as_json: bool, target: Path | None) -> None:
-    found = report.as_dict()
-    if target is not None:
-        from gptwo.cli.terminal import finite
-        from gptwo.files import replace_file
+def _check_fits(lm: LanguageModel, made: PreparedData) -> None:
+    """Raise DataError for data that was made with another tokenizer than the model's."""
+    if lm.tokenizer is not None and lm.tokenizer.fingerprint != made.tokenizer.fingerprint:
+        raise DataError(f"{made.directory}: was not made with the tokenizer of {lm.name}")
 
-        try:
-            with replace_file(target) as file:
-                file.write(json.dumps(finite(found), indent=2).encode() + b"\n")
-        except OSError as error:
-            raise DataError(f"{target}: cannot be written ({error.strerror})") from error
+
+def _keep(report: Report, target: Path | None) -> None:
+    """Write the report as far as it is known, so that what took hours outlasts a Ctrl-C."""
+    if target is None:
+        return
+    from gptwo.files import replace_file
+
+    try:
+        with replace_file(target) as file:
+            file.write(json.dumps(finite(report.as_dict()), indent=2).encode() + b"\n")
+    except OSError as error:
+        raise DataError(f"{target}: cannot be written ({error.strerror})") from error
+
+
+def _show(report: Report, as_json: bool) -> None:
     if as_json:
-        write_json(found)
+        write_json(report.as_dict())
         return
     columns, rows = report.table()
     write(f"{report.model}, {report.parameters:,} parameters\nsha256 of the weights {report.checkpoint.sha256}\n")
     print_table(columns, rows, right=columns[2 : 2 + len({entry.weights for entry in report.entries})])
+    write("".join(f"{line}\n" for line in report.notes()))

@@ -24,16 +24,19 @@ class PromptLine:
 
 def read_text(name: str) -> str:
     """The text of a file, or of standard input for `-`. Raises DataError if it cannot be read or is not UTF-8."""
+    return decode_utf8(read_bytes(name), shown_place(name))
+
+
+def read_bytes(name: str) -> bytes:
+    """The bytes of a file, or of standard input for `-`. Raises DataError if it cannot be read."""
     try:
-        if name == "-":
-            if sys.stdin is None or sys.stdin.closed:
-                raise DataError("standard input is closed, so there is no text to read from it")
-            data = sys.stdin.buffer.read()
-        else:
-            data = as_path(name).read_bytes()
+        if name != "-":
+            return as_path(name).read_bytes()
+        if sys.stdin is None or sys.stdin.closed:
+            raise DataError("standard input is closed, so there is no text to read from it")
+        return sys.stdin.buffer.read()
     except OSError as error:
-        raise DataError(f"{_shown(name)}: cannot be read ({error.strerror})") from error
-    return decode_utf8(data, _shown(name))
+        raise DataError(f"{shown_place(name)}: cannot be read ({error.strerror})") from error
 
 
 def read_prompt(text: str) -> str:
@@ -69,5 +72,6 @@ def _json_line(line: str, place: str) -> PromptLine:
     return PromptLine(prompt or "", value, place)
 
 
-def _shown(name: str) -> str:
+def shown_place(name: str) -> str:
+    """What messages call a file, or standard input."""
     return "standard input" if name == "-" else name

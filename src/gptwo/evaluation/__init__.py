@@ -13,6 +13,7 @@ from gptwo.evaluation.choices import Choice, Choices
 from gptwo.evaluation.hellaswag_endings import hellaswag, read_hellaswag
 from gptwo.evaluation.lambada_passages import Lambada, lambada, read_lambada
 from gptwo.evaluation.perplexity_of_text import Perplexity, perplexity
+from gptwo.evaluation.validation import ValidationLoss, validation_loss
 from gptwo.evaluation.wikitext_articles import WikiText, read_wikitext, wikitext
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Choices",
     "Lambada",
     "Perplexity",
+    "ValidationLoss",
     "WikiText",
     "cbt",
     "hellaswag",
@@ -29,5 +31,6 @@ __all__ = [
     "read_hellaswag",
     "read_lambada",
     "read_wikitext",
+    "validation_loss",
     "wikitext",
 ]

@@ -40,7 +40,12 @@ def read_file(path: Path) -> DataFile:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    return DataFile(str(path), hashlib.sha256(data).hexdigest(), decode_utf8(data, str(path)))
+    return decode_file(data, str(path))
+
+
+def decode_file(data: bytes, name: str) -> DataFile:
+    """The bytes of a text file as one that was read. Raises DataError, naming file and line, for what is not UTF-8."""
+    return DataFile(name, hashlib.sha256(data).hexdigest(), decode_utf8(data, name))
 
 
 def json_lines(file: DataFile) -> Iterator[tuple[str, dict[str, Any]]]:

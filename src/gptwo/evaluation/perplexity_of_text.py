@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -28,6 +29,8 @@ class Perplexity:
     """The longest context."""
     stride: int
     """Tokens from the beginning of a window to that of the next."""
+    left_out: int = 0
+    """Tokens of the text behind those that were predicted."""
 
     @property
     def perplexity(self) -> float:
@@ -65,20 +68,29 @@ def perplexity(
     *,
     stride: int | None = None,
     words: int | None = None,
+    limit: int | None = None,
     progress: Progress | None = None,
 ) -> Perplexity:
     """How well a model predicts a text. Windows, stride and errors are those of `LanguageModel.score`.
 
-    words: of the text, if they are to be counted otherwise than between white space.
+    words: of the text, if they are to be counted otherwise than between white space. limit: the first so many windows
+    only.
     Raises InvalidRequestError for a text without tokens, or of a single one.
     """
     tokenizer = tokenizer_of(lm)
-    score = lm.score(text, stride=stride, progress=progress)
+    positions, left_out = lm.config.n_positions, 0
+    begin: str | list[int] = text
+    if limit is not None:
+        ids = tokenizer.encode(text)
+        end = len(ids)
+        for window in itertools.islice(scoring.windows(len(ids), positions, stride), limit):
+            end = window.end
+        begin, left_out = ids[:end], len(ids) - end
+    score = lm.score(begin, stride=stride, progress=progress)
     if not score.scored:
         raise InvalidRequestError("there is nothing to predict: the text has a single token", param="text")
     known = (token for token in score.token_ids[1:] if token < tokenizer.vocab_size)
     spelled = b"".join(map(tokenizer.token_bytes, known))
-    positions = lm.config.n_positions
     return Perplexity(
         tokens=score.scored,
         nats=-score.total,
@@ -87,4 +99,5 @@ def perplexity(
         bytes=len(spelled),
         positions=positions,
         stride=scoring.default_stride(positions) if stride is None else stride,
+        left_out=left_out,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,17 +40,23 @@ class Report:
     tokenizer: str | None
     """The tokenizer's fingerprint."""
     settings: Mapping[str, Any]
-    entries: tuple[Entry, ...]
+    """What was asked for; `as_dict` adds the stride that was used, if it was the same everywhere."""
+    entries: tuple[Entry, ...] = ()
+    complete: bool = False
+    """Whether nothing is to follow."""
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON has it."""
+        strides = {entry.counts["stride"] for entry in self.entries if "stride" in entry.counts}
+        settings = {**self.settings, "stride": strides.pop()} if len(strides) == 1 else dict(self.settings)
         return {
             "gptwo": __version__,
             "model": self.model,
             "parameters": self.parameters,
             "checkpoint": {"sha256": self.checkpoint.sha256, "weights_files": self.checkpoint.files},
             "tokenizer": self.tokenizer,
-            "settings": dict(self.settings),
+            "settings": settings,
+            "complete": self.complete,
             "results": [
                 {
                     "task": entry.task,
@@ -89,8 +95,34 @@ class Report:
             return columns[:-1], [row[:-1] for row in rows]
         return columns, rows
 
+    def notes(self) -> list[str]:
+        """What the figures of each task were taken of, a line each."""
+        first: dict[str, Entry] = {}
+        for entry in self.entries:
+            first.setdefault(entry.task, entry)
+        return [f"{task}: {said}" for task, entry in first.items() if (said := ", ".join(self._said(entry)))]
+
+    def _said(self, entry: Entry) -> Iterator[str]:
+        counts, limit = entry.counts, self.settings.get("limit")
+        name = "examples" if "examples" in counts else "tokens"
+        if name in counts:
+            left_out = counts.get("left_out", 0)
+            by = f" (--limit {limit})" if left_out else ""
+            yield f"{counts[name]:,} of {counts[name] + left_out:,} {name}{by}"
+        elif limit is not None:  # a task of lm-eval's
+            yield f"--limit {limit}"
+        if counts.get("not_learned"):
+            yield f"{counts['not_learned']:,} more only read"
+        if counts.get("cut"):
+            yield f"{counts['cut']:,} of them cut to the model's {self.settings['positions']:,} positions"
+        if "stride" in counts:
+            yield f"stride {counts['stride']:,}"
+
 
 def _shown(measure: str, value: float | None) -> str:
     if value is None or math.isnan(value):
         return ""
-    return f"{value:.2%}" if measure.startswith(("acc", "last_token_accuracy")) else f"{value:.4f}"
+    if measure.startswith(("acc", "last_token_accuracy")):
+        return f"{value:.2%}"
+    # Digits without end say nothing of a number that is very large, and four behind the point nothing of a tiny one.
+    return f"{value:.2e}" if abs(value) >= 100_000 or 0.0 < abs(value) < 0.001 else f"{value:.4f}"

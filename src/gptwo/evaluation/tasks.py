@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,16 +27,18 @@ class Data:
     task: Task
     file: DataFile
     content: Any
-    whole: bool
-    """Whether nothing was left out of it."""
+    left_out: int = 0
+    """Examples that a limit has left out."""
+    limit: int | None = None
+    """Of the windows that a perplexity is taken of."""
 
     def is_released(self, outcome: Outcome) -> bool:
         """Whether this is the data that published figures are about."""
-        return self.whole and self.task.is_released(self, outcome)
+        return not self.left_out and self.task.is_released(self, outcome)
 
     def run(self, lm: LanguageModel, *, stride: int | None = None, progress: Progress | None = None) -> Outcome:
         """Evaluate a model. stride: for perplexities."""
-        settings = {"stride": stride} if self.task.has_stride else {}
+        settings = {"stride": stride, "limit": self.limit} if self.task.has_stride else {}
         return self.task.evaluate(lm, self.content, progress=progress, **settings)
 
 
@@ -56,15 +57,16 @@ class Task:
     has_stride: bool = False
 
     def load(self, path: Path | None = None, *, limit: int | None = None, progress: bool = False) -> Data:
-        """Read the data, from the hub if no file is named. limit: the first so many examples only.
+        """Read the data, from the hub if no file is named. limit: the first so many examples, or windows
+        of a text, only.
 
         Raises DataError for a file that cannot be read, DownloadError for one that cannot be fetched.
         """
         file = read_file(fetch(self.source, progress=progress) if path is None else path)
         content = self.read(file)
-        if limit is None or self.has_stride or len(content) <= limit:
-            return Data(self, file, content, True)
-        return Data(self, file, list(itertools.islice(content, limit)), False)
+        if limit is None or self.has_stride:
+            return Data(self, file, content, limit=limit)
+        return Data(self, file, content[:limit], left_out=max(0, len(content) - limit))
 
 
 def _many(count: int) -> Callable[[Data, Any], bool]:

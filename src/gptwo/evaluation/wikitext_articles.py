@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gptwo.errors import DataError
@@ -36,11 +36,23 @@ def read_wikitext(file: Path | DataFile) -> WikiText:
     if not any(line.strip() for line in lines):
         raise DataError(f"{file.name}: there is no text in it")
     text = "\n\n".join(f"{line}\n" if line.strip() else "" for line in lines)
-    return WikiText(text, sum(len(line.split()) + 1 for line in lines), "<unk>" not in text)
+    return WikiText(text, _words(text), "<unk>" not in text)
 
 
 def wikitext(
-    lm: LanguageModel, data: WikiText, *, stride: int | None = None, progress: Progress | None = None
+    lm: LanguageModel,
+    data: WikiText,
+    *,
+    stride: int | None = None,
+    limit: int | None = None,
+    progress: Progress | None = None,
 ) -> Perplexity:
-    """How well a model predicts the articles; see `perplexity`."""
-    return perplexity(lm, data.text, stride=stride, words=data.words, progress=progress)
+    """How well a model predicts the articles; see `perplexity`. limit: their first so many windows only."""
+    found = perplexity(lm, data.text, stride=stride, words=data.words, limit=limit, progress=progress)
+    # Where the windows end in the middle of a text, they end in the middle of a word too: this is right to within one.
+    return replace(found, words=_words(data.text[: found.characters])) if found.left_out else found
+
+
+def _words(text: str) -> int:
+    """Words, and one for the end of each line of the file, between which blank ones were laid."""
+    return sum(len(line.split()) + 1 for line in text.split("\n\n"))
