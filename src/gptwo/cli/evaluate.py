@@ -238,9 +238,9 @@ def _evaluate(
         yield Entry(text.name, lm.weights, outcome.measures(), _counts(outcome), text.sha256, seconds)
     for made in prepared:
         name, characters = f"{made.directory} (validation)", made.val.characters
-        work = functools.partial(validation_loss, lm, made.val, characters=characters, stride=stride, limit=limit)
-        outcome, seconds = _timed(name, lm, work)
-        yield Entry(name, lm.weights, outcome.measures(), _counts(outcome), made.val.sha256, seconds)
+        validate = functools.partial(validation_loss, lm, made.val, characters=characters, stride=stride, limit=limit)
+        found, seconds = _timed(name, lm, validate)
+        yield Entry(name, lm.weights, found.measures(), _counts(found), made.val.sha256, seconds)
     for one in data:
         outcome, seconds = _timed(one.task.name, lm, functools.partial(one.run, lm, stride=stride))
         measures, counts = outcome.measures(), {"left_out": one.left_out, **_counts(outcome)}
