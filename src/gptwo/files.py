@@ -15,10 +15,15 @@ from gptwo.errors import DataError
 def replace_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write in place of `path`: it takes that name, synced to disk, when the block ends without an error.
 
-    A link stays a link, and what it leads to is replaced. Raises OSError as the file system does; `path` is then as it
-    was, and nothing is left beside it. Only a process that is killed leaves something: `.NAME.XXXXXXXX.tmp`.
+    A link stays a link, and what it leads to is replaced; a device or a pipe is written to. Raises OSError as the file
+    system does; `path` is then as it was, and nothing is left beside it. Only a process that is killed leaves
+    something: `.NAME.XXXXXXXX.tmp`.
     """
     target = Path(os.path.realpath(path))
+    if target.is_char_device() or target.is_fifo():  # which root could replace, /dev/null too
+        with target.open("wb") as device:
+            yield device
+        return
     temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
     file = temporary.open("xb")
     try:

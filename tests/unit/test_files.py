@@ -46,6 +46,20 @@ def test_the_new_content_is_there_behind_the_block_and_not_before(tmp_path: Path
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_device_and_a_pipe_are_written_to_and_stay_what_they_are(tmp_path: Path) -> None:
+    outer, inner = os.openpty()
+    (tmp_path / "device").symlink_to(os.ttyname(inner))
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    for name, end in (("device", outer), ("pipe", reader)):
+        write(tmp_path / name, b"text")
+        assert os.read(end, 10) == b"text"
+    for descriptor in (outer, inner, reader):
+        os.close(descriptor)
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "device").is_symlink()
+
+
 @pytest.mark.parametrize("error", [ValueError, OSError, KeyboardInterrupt, GeneratorExit])
 def test_an_error_in_the_block_leaves_the_old_file_alone(error: type[BaseException], tmp_path: Path) -> None:
     path = tmp_path / "file"
