@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import operator
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
@@ -40,6 +41,7 @@ READS = "gptwo reads byte-level BPE (GPT-2's kind) and its own character tokeniz
 LONG_TEXT = (
     2048  # characters; encoding more takes milliseconds, in which the library lets other threads run only if asked
 )
+_LONG_WORD = re.compile(r"\S{1000}|\s{1000}")
 LONGEST_PART = 32_768  # characters that are encoded at a time; more where there is no place to cut
 _BETWEEN_WORDS = re.compile("(?<=[0-9A-Za-z]) (?=[A-Za-z])")
 _NO_TOKEN = "<unk>"  # WordLevel wants a name for what it doesn't know; no vocabulary of ours holds it
@@ -157,7 +159,7 @@ class Tokenizer:
         it is needed. Raises TokenizerError, naming the file, if there is none, or it is broken or of another kind.
         """
         path = Path(path)
-        if path.is_dir():
+        if os.path.isdir(path):  # as Path.is_dir, but no error for a name that is too long
             files = cls._files(path)
             if not (path / "tokenizer.json").is_file():
                 if files is None:
@@ -167,7 +169,7 @@ class Tokenizer:
             path = path / "tokenizer.json"
             if table is not None:
                 return _TableTokenizer(table, path)
-        elif not path.is_file():
+        elif not os.path.isfile(path):
             raise TokenizerError(f"{path}: no such file or directory, so no tokenizer")
         elif path.name.endswith(GGUF_SUFFIX):
             return cls._load_gguf(path)
@@ -283,7 +285,7 @@ class Tokenizer:
             show_progress=False,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         )
-        inner.train_from_iterator(_checked(texts), trainer=trainer)
+        inner.train_from_iterator(_in_short_words(_checked(texts)), trainer=trainer)
         _add_end_of_text(inner)
         return cls(inner)
 
@@ -632,6 +634,16 @@ def _checked(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         _check_text(text)
         yield text
+
+
+def _in_short_words(texts: Iterable[str]) -> Iterator[str]:
+    """Texts, cut where a word has more than a thousand characters: the trainer's time grows with their square."""
+    for text in texts:
+        start = 0
+        for long in _LONG_WORD.finditer(text):
+            yield text[start : long.end()]
+            start = long.end()
+        yield text[start:]
 
 
 def _check_text(text: str) -> None:

@@ -27,7 +27,7 @@ LAYERS = (
     ("loading", "scoring", "conversion"),
     ("engine",),
     ("sampling",),
-    ("decoder", "export"),
+    ("decoder", "export", "unencodable"),
     ("checkpoint", "model", "tokenizer"),
     ("tokenizer_table", "incremental_decoder", "vocabulary_files", "gguf_file"),
     ("config",),

@@ -63,6 +63,32 @@ def test_a_text_longer_than_a_piece_is_prepared_as_a_whole(
 # ---- tokenizers
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("name", "content", "place"),
+    [
+        ("a.txt", "to be\nor not\n" * 60 + "to b\xe9\n", r"a\.txt line 121"),
+        ("a.txt", "to be\r\n" * 90, r"a\.txt line 1"),
+        ("a.jsonl", '{"text": "to be"}\n\n{"text": "not\\n to b\\u00e9"}\n', r"a\.jsonl line 3"),
+        ("a.csv", 'text,n\n"to\nbe",1\n"to\nb\xe9",2\n', r"a\.csv line 5"),
+    ],
+)
+def test_what_cannot_be_encoded_is_an_error_with_its_file_and_line(
+    name: str, content: str, place: str, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cutting, "PIECE_CHARACTERS", 50)
+    Tokenizer.characters(["to be or not\n"]).save(tmp_path / "known")
+    (tmp_path / name).write_text(content, encoding="utf-8", newline="")
+    with pytest.raises(TokenizerError, match=rf"/{place}: the tokenizer has no token for '(é|\\r)'"):
+        prepare([tmp_path / name], tmp_path / "out", tokenizer=str(tmp_path / "known"), workers=workers)
+
+
+def test_a_tokenizer_is_trained_on_a_word_of_any_length(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("GATTACA" * 40_000 + " " * 200_000 + make_text(500))
+    made = prepare([tmp_path / "a.txt"], tmp_path / "out", tokenizer="bpe:300", val_fraction=0.0)
+    assert len(made.train) < 200_000
+
+
 def test_what_was_prepared_can_be_loaded(text: Path, tmp_path: Path) -> None:
     made = prepare([text], tmp_path / "out", tokenizer="bpe:300", val_fraction=0.2)
     assert PreparedData.load(tmp_path / "out") == made

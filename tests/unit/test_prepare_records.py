@@ -159,6 +159,15 @@ def test_several_texts_are_split_whole_once_there_are_enough(tmp_path: Path) -> 
     assert text_of(other, other.val) != text_of(made, made.val)
 
 
+def test_texts_of_one_part_that_hold_nothing_are_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text('{"text": ""}\n')
+    (tmp_path / "full.jsonl").write_text('{"text": "to be"}\n')
+    for train, val in (("empty", "full"), ("full", "empty")):
+        with pytest.raises(DataError, match=r"^empty\.jsonl: holds no text"):
+            prepare([tmp_path / f"{train}.jsonl"], tmp_path / "out", val=[tmp_path / f"{val}.jsonl"], tokenizer="char")
+        assert not (tmp_path / "out" / "data.json").exists()
+
+
 def test_records_without_a_text_at_all_are_refused(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", [{"text": ""}])
     with pytest.raises(DataError, match=r"a\.jsonl: holds no text"):

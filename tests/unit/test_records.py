@@ -174,6 +174,14 @@ def test_what_cannot_be_read_is_an_error_that_says_where(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", [pa.timestamp("us"), pa.date32()])
+def test_a_column_of_dates_that_no_calendar_has_is_refused(kind: Any, tmp_path: Path) -> None:
+    days = pa.array([2**30], pa.int32()).view(kind) if kind == pa.date32() else pa.array([2**62], kind)
+    pq.write_table(pa.table({"text": days}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet: cannot be read \("):
+        read(tmp_path / "a.parquet")
+
+
 @pytest.mark.parametrize("name", ["a.txt", *FORMATS, "a.txt.gz", "a.csv.zst"])
 def test_a_file_that_is_not_there_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot be read \(.*No such file"):

@@ -43,6 +43,21 @@ def test_a_directory_without_a_file_to_read_is_refused(tmp_path: Path) -> None:
         inputs_of(tmp_path)
 
 
+def test_what_can_be_read_only_once_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "a.txt")
+    os.mkfifo(tmp_path / "b.txt")
+    for text in (tmp_path / "b.txt", tmp_path, Path("/dev/null")):
+        with pytest.raises(DataError, match=r"(b\.txt|null): is no ordinary file, and texts are read more than once"):
+            inputs_of(text)
+
+
+def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot be read \(File name too long\)"):
+        inputs_of(tmp_path / ("a" * 300))
+    with pytest.raises(InvalidRequestError, match="a name of a text is empty"):
+        inputs_of("")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every directory")
 def test_a_directory_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "a.txt", "b/c.txt")

@@ -16,17 +16,19 @@ from typing import Any
 
 from gptwo.checkpoint import resolve
 from gptwo.cpus import available_cpus
-from gptwo.errors import DataError, GptwoError, InvalidRequestError
+from gptwo.errors import DataError, GptwoError, InvalidRequestError, TokenizerError
 from gptwo.files import replace_file
 from gptwo.tokenizer import Tokenizer
 from gptwo.training import pieces as cutting
 from gptwo.training.encoding import Ids, encode_in_order
 from gptwo.training.prepare_config import PrepareConfig
 from gptwo.training.prepared import DESCRIPTION, TOKENIZER, PreparedData, read_description
-from gptwo.training.sources import Inputs, describe, find_inputs
+from gptwo.training.records import kind_of
+from gptwo.training.sources import Inputs, Source, describe, find_inputs
 from gptwo.training.split import Split, plan_split
 from gptwo.training.unfinished import PartWriter, Progress, clear, hold, shard_name
-from gptwo.training.units import Unit, pieces_of, units
+from gptwo.training.units import Position, Unit, pieces_of, units
+from gptwo.unencodable import unencodable_line
 
 VERSION = "1"  # of what is written for the same texts
 SMALL = 8 << 20  # bytes of text that are encoded before other processes would have started
@@ -64,7 +66,8 @@ def prepare(
     with hold(out) as directory:
         for place in (out, out / TOKENIZER, directory):  # what a process that was killed left half written
             for leftover in place.glob(".*.????????.tmp"):
-                leftover.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # of what is none of ours
+                    leftover.unlink()
         if (found := _complete(out, key)) is not None:
             notice(f"{out}: holds this already; nothing was done")
             with contextlib.suppress(OSError):
@@ -104,8 +107,7 @@ def _begin(
     """Decide about the split and the tokenizer, and put both down. What was here before goes. Raises OSError."""
     split = plan_split((one for *_, one in inputs.documents(val=False)), inputs.val_fraction, config.seed)
     used = _make_tokenizer(config.tokenizer, inputs, split) if named is None else named
-    several = _count_to_two(inputs) > 1
-    if several and used.end_of_text_id is None:
+    if _several_documents(inputs) and used.end_of_text_id is None:
         raise InvalidRequestError(
             f"tokenizer {config.tokenizer} has no <|endoftext|> to stand between documents, and there are several; "
             "join them to one, or choose another tokenizer",
@@ -128,17 +130,21 @@ def _begin(
     return begun, used
 
 
-def _count_to_two(inputs: Inputs) -> int:
-    """How many documents there are: 1, or 2 for more. Raises DataError if there is none."""
-    count = 0
-    for _, _, document in inputs.documents():
+def _several_documents(inputs: Inputs) -> bool:
+    """Whether there is more than one document. Raises DataError if there is none to train with."""
+    found = []
+    for source, _, document in inputs.documents():
         next(iter(document.blocks))  # no further than it takes to know that it is text
-        count += 1
-        if count == 2:
+        found.append(source)
+        if len(found) == 2:
             break
-    if not count:
-        raise DataError(f"{', '.join(one.name for one in inputs.sources)}: holds no text")
-    return count
+    if not found or found[0] >= inputs.first_val:
+        raise _no_text(inputs.sources[: inputs.first_val])
+    return len(found) == 2
+
+
+def _no_text(sources: Sequence[Source]) -> DataError:
+    return DataError(f"{', '.join(one.name for one in sources)}: holds no text")
 
 
 def _make_tokenizer(name: str, inputs: Inputs, split: Split) -> Tokenizer:
@@ -206,16 +212,38 @@ def _encode(
                     save()
                     saved = time.monotonic()
                 progress(unit.share)
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(OSError):  # what was saved before still holds
                 save()
+            if isinstance(error, TokenizerError):
+                raise _located(error, inputs, split, now.position, tokenizer) from error
             raise
+        own_val = inputs.sources[inputs.first_val :]
+        if own_val and not writers[1].written.documents:
+            raise _no_text(own_val)
         for writer in writers:
             if writer.written.count or not writer.written.shards:
                 writer.finish_shard(last=True)
         now.train, now.val = (replace(writer.written) for writer in writers)
         now.complete = True
         now.save(directory)
+
+
+def _located(
+    error: TokenizerError, inputs: Inputs, split: Split, start: Position, tokenizer: Tokenizer
+) -> TokenizerError:
+    """The error with file and line of what cannot be encoded, which is the first such text from `start` on."""
+    for source, number, document in inputs.documents(start.source, start.record, start.number):
+        training = 0 if source >= inputs.first_val else split.training_characters(number)
+        done = start.pieces if (source, document.record) == (start.source, start.record) else 0
+        before = 0
+        for count, piece in enumerate(pieces_of(document, training, anywhere=tokenizer.by_character), 1):
+            line = unencodable_line(tokenizer, piece.text) if count > done else None
+            if line is not None:
+                is_text = kind_of(inputs.sources[source].name) == "text"
+                return TokenizerError(document.place + f" line {before + line}" * is_text + f": {error}")
+            before += piece.text.count("\n")
+    return error
 
 
 def _write(unit: Unit, ids: Sequence[Ids], writers: Sequence[PartWriter], end_of_text_id: int | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,8 @@ class PreparedData:
 
         Raises DataError, naming the file, if it is not all there, and what loading a tokenizer raises.
         """
-        if not (directory / DESCRIPTION).exists() and (found := _load_foreign(directory, tokenizer)) is not None:
+        described = os.path.exists(directory / DESCRIPTION)  # as Path.exists, but no error for a name that is too long
+        if not described and (found := _load_foreign(directory, tokenizer)) is not None:
             return found
         values = read_description(directory)
         try:

@@ -52,6 +52,8 @@ class Document:
     """Its text in parts, to be read before the next document is asked for."""
     prompt: str | None = None
     """What comes before the text and is not to be learned."""
+    place: str = ""
+    """Its file and where in it, for messages."""
 
 
 def kind_of(name: str) -> str:
@@ -80,7 +82,7 @@ def read_documents(path: Path, name: str, fields: Fields, first: int, tell: Tell
         return _read_csv(path, fields, first, tell, "\t" if suffix_of(name) == ".tsv" else ",")
     if kind == "parquet":
         return _read_parquet(path, fields, first, tell)
-    return iter([Document(0, _read_text(path, tell))] if first == 0 else [])
+    return iter([Document(0, _read_text(path, tell), place=str(path))] if first == 0 else [])
 
 
 def _read_text(path: Path, tell: Tell) -> Iterator[str]:
@@ -141,7 +143,8 @@ def _read_csv(path: Path, fields: Fields, first: int, tell: Tell, delimiter: str
                 if len(row) != len(header):
                     raise DataError(f"{path} line {rows.line_num}: has {len(row)} fields, the header {len(header)}")
                 if number >= first:
-                    document = _document(dict(zip(header, row, strict=True)), fields, number, str(path))
+                    place = f"{path} line {rows.line_num}"
+                    document = _document(dict(zip(header, row, strict=True)), fields, number, place)
                     if document is not None:
                         yield document
         except csv.Error as error:
@@ -175,7 +178,7 @@ def _read_parquet(path: Path, fields: Fields, first: int, tell: Tell) -> Iterato
                     tell(number / file.metadata.num_rows)
                     if document is not None:
                         yield document
-    except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
+    except (OSError, pyarrow.ArrowException, ValueError, OverflowError) as error:  # the last of dates that are none
         raise DataError(f"{path}: cannot be read ({_reason(error)})") from error
 
 
@@ -195,7 +198,7 @@ def _document(record: Mapping[str, Any], fields: Fields, number: int, place: str
         values.append(value or "")
     if not values[-1]:
         return None
-    return Document(number, (values[-1],), None if fields.prompt is None else values[0])
+    return Document(number, (values[-1],), None if fields.prompt is None else values[0], place)
 
 
 @contextmanager

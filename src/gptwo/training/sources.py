@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,8 +131,10 @@ def _sources_of(
     if named is not None:
         train, val = files_of(named, notice)
         return list(map(_set_file, train)), list(map(_set_file, val))
+    if text == "":  # which pathlib takes for this directory
+        raise InvalidRequestError("a name of a text is empty; is a variable of the shell not set?", "texts")
     path = Path(os.path.expanduser(text))
-    if path.is_dir():
+    if os.path.isdir(path):  # as Path.is_dir, but no error for a name that is too long
         return _directory(path, suffixes), []
     return [_file(path, isinstance(text, str))], []
 
@@ -146,6 +149,8 @@ def _file(path: Path, by_name: bool) -> Source:
     except OSError as error:
         near = nearest_name(str(path), NAMED_SETS) if by_name and path.name == str(path) else ""
         raise DataError(f"{path}: cannot be read ({error.strerror})" + near * near.startswith("; did you")) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"{path}: is no ordinary file, and texts are read more than once; write it to one first")
     if suffix_of(path.name) == ".json":
         raise DataError(f"{path}: one whole JSON is not read; give JSONL, one record a line (jq -c '.[]' makes it)")
     return Source(path.name, status.st_size, (path.name, status.st_size, status.st_mtime_ns), lambda: path)

@@ -70,7 +70,7 @@ class Progress:
             made = cls(**values)
             numbers = [*vars(made.position).values(), *vars(made.train).values(), *vars(made.val).values()]
             return made if all(type(number) is int and number >= 0 for number in numbers) else None
-        except (FileNotFoundError, ValueError, KeyError, TypeError, IndexError, RecursionError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError):
             return None
 
     def save(self, directory: Path) -> None:
@@ -140,8 +140,8 @@ def hold(out: Path) -> Iterator[Path]:
     it cannot be written.
     """
     directory = out / UNFINISHED
-    ancestors = [path for path in (directory, *directory.parents) if not path.exists()]
     try:
+        ancestors = [path for path in (directory, *directory.parents) if not path.exists()]
         out.mkdir(parents=True, exist_ok=True)
         directory.mkdir(exist_ok=True)
         stack = contextlib.ExitStack()
