@@ -28,6 +28,7 @@ from gptwo.errors import OutOfMemoryError
 from gptwo.evaluation import perplexity
 from gptwo.evaluation.published import PUBLISHED
 from gptwo.evaluation.tasks import TASKS
+from gptwo.tokenizer import Tokenizer
 from gptwo.training.prepared import PreparedData
 from gptwo.version import __version__
 
@@ -224,17 +225,26 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(
     (tmp_path / "empty").write_text("")
     (tmp_path / "single").write_text("q")
     (tmp_path / "latin").write_bytes(b"caf\xe9")
+    (tmp_path / "odd").write_text("q e d\n\u732b\n")
+    (tmp_path / "odd.jsonl").write_text('{"text": "a b"}\n\n{"text": "a \u732b"}\n')
     (tmp_path / "bad.jsonl").write_text('{"text": "a b"}\n{"text": "a"}\n')
     bare = tmp_path / "bare"
     shutil.copytree(tiny_checkpoint, bare)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (bare / name).unlink()
     model = ("evaluate", tiny_checkpoint)
+    Tokenizer.characters(["a b q e d\n"]).save(tmp_path / "known")
+    characters = (*model, "--tokenizer", tmp_path / "known")
     for arguments, message in (
         ((*model, "--text", tmp_path / "none"), "none: cannot be read (No such file or directory)"),
         ((*model, "--text", tmp_path / "empty"), "nothing to score: the text has no tokens"),
         ((*model, "--text", tmp_path / "single"), "nothing to predict: the text has a single token"),
         ((*model, "--text", tmp_path / "latin"), "not UTF-8"),
+        ((*characters, "--text", tmp_path / "odd"), "odd line 2: the tokenizer has no token for '猫'"),
+        ((*characters, "--tasks", "lambada", "--data", tmp_path / "odd.jsonl"), "odd.jsonl example 2: the tokenizer"),
+        ((*characters, "--tasks", "wikitext2", "--data", tmp_path / "odd"), "odd line 2: the tokenizer has no token"),
+        ((*model, "--text", text, "--out", "a" * 300), "cannot be written (File name too long)"),
+        ((*model, "--text", text, "--tokenizer", "a" * 300), "no such file or directory, so no tokenizer"),
         ((*model, "--text", text, "--stride", 65), "stride is 65, expected an integer from 1 to 64"),
         ((*model, "--text", text, "--out", tmp_path), "cannot be written"),
         ((*model, "--text", text, "--out", tmp_path / "no" / "where"), "cannot be written"),
@@ -249,6 +259,8 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(
         assert err.count("\n") == 1
     for arguments, message in (
         (model, "name a text with --text, prepared data with --prepared, or tasks with --tasks"),
+        ((*model, "--tasks", " ,"), "--tasks names no task"),
+        ((*model, "--text", text, "--out", ""), "a path is empty"),
         ((*model, "--tasks", "lambada,hellaswag", "--data", passages), "say whose data it is"),
         ((*model, "--tasks", "lambada", "--data", f"hellaswag={passages}"), "--tasks does not name hellaswag"),
         ((*model, "--text", text, "--data", passages), "say whose data it is"),
@@ -258,8 +270,17 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(
     ):
         assert message in refused(capsys, *arguments, code=2)
     assert {path.name for path in tmp_path.iterdir()} == {
-        *("empty", "single", "latin", "bad.jsonl", "bare", text.name, passages.name)
+        *("empty", "single", "latin", "odd", "odd.jsonl", "bad.jsonl", "bare", "known", text.name, passages.name)
     }
+
+
+def test_a_report_without_a_place_is_refused_before_anything_is_computed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != tmp_path)
+    arguments = ("evaluate", tmp_path / "no model", "--text", text, "--out")
+    assert "may not be written to" in refused(capsys, *arguments, tmp_path / "report.json")
+    assert "no such file" in refused(capsys, *arguments, "/dev/null")
 
 
 def test_a_report_that_cannot_be_written_leaves_the_one_before(

@@ -18,7 +18,7 @@ from gptwo.cli.loading import BACKENDS, WEIGHTS, as_path, threads_option
 from gptwo.cli.parameters import SectionedCommand, SectionOption
 from gptwo.cli.terminal import bar, finite, note, print_table, write, write_json
 from gptwo.cli.text_input import read_bytes, shown_place
-from gptwo.errors import DataError, MissingDependencyError, nearest_name
+from gptwo.errors import DataError, MissingDependencyError, TokenizerError, nearest_name
 from gptwo.options import shown
 
 if TYPE_CHECKING:
@@ -100,9 +100,11 @@ def command(model: str, as_json: bool, out: str | None, **options: Any) -> None:
     if not options["texts"] and not options["tasks"] and not options["prepared"]:
         raise click.UsageError("name a text with --text, prepared data with --prepared, or tasks with --tasks")
     target = None if out is None else as_path(out)
-    if target is not None and (target.is_dir() or not target.parent.is_dir()):
-        raise DataError(f"{out}: cannot be written (no such directory, or a directory itself)")
+    if target is not None:
+        _check_writable(target)
     own, foreign = _split_tasks(options["tasks"])
+    if not (options["texts"] or options["prepared"] or own or foreign):
+        raise click.UsageError("--tasks names no task")
     if foreign:
         _check_harness(foreign)
     elif options["include_path"] or options["num_fewshot"] is not None:
@@ -160,6 +162,15 @@ def _prepared(names: tuple[str, ...], tokenizer: str | None) -> list[PreparedDat
     from gptwo.training.prepared import PreparedData
 
     return [PreparedData.load(as_path(name), tokenizer=tokenizer) for name in names]
+
+
+def _check_writable(target: Path) -> None:
+    """Raise DataError if a report could not be written; to be known before the hours that it may take."""
+    if os.path.isdir(target) or not os.path.isdir(target.parent):
+        raise DataError(f"{target}: cannot be written (no such directory, or a directory itself)")
+    replaced = os.path.isfile(target) or not os.path.exists(target)  # which a device is not
+    if replaced and not os.access(os.path.dirname(os.path.realpath(target)), os.W_OK):
+        raise DataError(f"{target}: cannot be written (its directory may not be written to)")
 
 
 def _split_tasks(given: tuple[str, ...]) -> tuple[list[str], list[str]]:
@@ -228,13 +239,17 @@ def _evaluate(
     from gptwo.evaluation import perplexity, validation_loss
     from gptwo.evaluation.published import published
     from gptwo.evaluation.report import Entry
+    from gptwo.unencodable import placed
 
     stride, limit = options["stride"], options["limit"]
     for made in prepared:  # before what may take hours
         _check_fits(lm, made)
     for text in texts:
         work = functools.partial(perplexity, lm, text.text, stride=stride, limit=limit)
-        outcome, seconds = _timed(text.name, lm, work)
+        try:
+            outcome, seconds = _timed(text.name, lm, work)
+        except TokenizerError as error:
+            raise placed(error, text.name, lm.tokenizer, text.text) from error
         yield Entry(text.name, lm.weights, outcome.measures(), _counts(outcome), text.sha256, seconds)
     for made in prepared:
         name, characters = f"{made.directory} (validation)", made.val.characters

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gptwo.errors import InvalidRequestError
-from gptwo.evaluation.questions import Progress, answer, encode_question, tokenizer_of
+from gptwo.evaluation.questions import Progress, answer, encode_questions, tokenizer_of
 from gptwo.language_model import LanguageModel
 
 
@@ -49,7 +49,7 @@ def choose(
     tokenizer = tokenizer_of(lm)
     if not choices:
         raise InvalidRequestError("there are no examples", param="examples")
-    questions = (encode_question(tokenizer, choice.context, choice.endings) for choice in choices)
+    questions = encode_questions(tokenizer, ((choice.context, choice.endings) for choice in choices))
     cut = right = right_by_length = 0
     for choice, (likelihoods, was_cut) in zip(choices, answer(lm, questions, len(choices), progress), strict=True):
         totals = [likelihood.total for likelihood in likelihoods]

@@ -9,7 +9,7 @@ from pathlib import Path
 from gptwo import scoring
 from gptwo.errors import DataError, InvalidRequestError
 from gptwo.evaluation.data_files import DataFile, Source, json_lines, read_file, text_field
-from gptwo.evaluation.questions import Progress, answer, encode_question, tokenizer_of
+from gptwo.evaluation.questions import Progress, answer, encode_questions, tokenizer_of
 from gptwo.language_model import LanguageModel
 
 SOURCE = Source(
@@ -75,7 +75,7 @@ def lambada(lm: LanguageModel, passages: Sequence[str], *, progress: Progress | 
             raise InvalidRequestError("a passage ends with a word behind a space", param="passages")
         return before, [space + last]
 
-    questions = (encode_question(tokenizer, *parts(text)) for text in passages)
+    questions = encode_questions(tokenizer, map(parts, passages))
     cut = last_tokens = words = 0
     nats = 0.0
     for (likelihood,), was_cut in answer(lm, questions, len(passages), progress):

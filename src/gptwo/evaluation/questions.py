@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from gptwo.engine import Likelihood
-from gptwo.errors import ContextLengthError, InvalidRequestError
+from gptwo.errors import ContextLengthError, InvalidRequestError, TokenizerError
 from gptwo.language_model import LanguageModel
 from gptwo.tokenizer import Tokenizer
 
@@ -57,6 +57,15 @@ def encode_question(tokenizer: Tokenizer, context: str, continuations: Sequence[
         # Where the last token of the context grows into the continuation nothing may be left of that.
         endings.append(whole[len(ids) :] or tokenizer.encode(space + text))
     return Question(ids, endings)
+
+
+def encode_questions(tokenizer: Tokenizer, texts: Iterable[tuple[str, Sequence[str]]]) -> Iterator[Question]:
+    """`encode_question` of each context and its continuations; the TokenizerError of one names it by its number."""
+    for number, (context, continuations) in enumerate(texts, 1):
+        try:
+            yield encode_question(tokenizer, context, continuations)
+        except TokenizerError as error:
+            raise TokenizerError(f"example {number}: {error}") from error
 
 
 def answer(

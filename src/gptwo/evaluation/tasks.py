@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from gptwo.errors import TokenizerError
 from gptwo.evaluation import cbt_gaps, hellaswag_endings, lambada_passages, wikitext_articles
 from gptwo.evaluation.data_files import DataFile, Source, fetch, read_file
 from gptwo.evaluation.questions import Progress
 from gptwo.language_model import LanguageModel
+from gptwo.unencodable import placed
 
 
 class Outcome(Protocol):
@@ -37,9 +39,14 @@ class Data:
         return not self.left_out and self.task.is_released(self, outcome)
 
     def run(self, lm: LanguageModel, *, stride: int | None = None, progress: Progress | None = None) -> Outcome:
-        """Evaluate a model. stride: for perplexities."""
+        """Evaluate a model. stride: for perplexities. A TokenizerError names the file."""
         settings = {"stride": stride, "limit": self.limit} if self.task.has_stride else {}
-        return self.task.evaluate(lm, self.content, progress=progress, **settings)
+        try:
+            return self.task.evaluate(lm, self.content, progress=progress, **settings)
+        except TokenizerError as error:
+            if not self.task.has_stride:  # the error has the number of the example
+                raise TokenizerError(f"{self.file.name} {error}") from error
+            raise placed(error, self.file.name, lm.tokenizer, self.file.text) from error
 
 
 @dataclass(frozen=True)
