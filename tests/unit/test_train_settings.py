@@ -172,6 +172,8 @@ def test_what_differs_from_the_defaults_is_written_first() -> None:
         ('lora_targets = ["c_atn"]', "run.toml: lora_targets has no matrix 'c_atn'; did you mean 'c_attn'?"),
         ("lora_targets = []", "run.toml: lora_targets is [], expected one or more of"),
         ("data = 5", "run.toml: data is no path"),
+        ('data = "a\\u0000b"', "run.toml: data is no path"),
+        (f"steps = {'9' * 5000}", "run.toml: is no TOML (Exceeds the limit"),
         ("steps 5", "run.toml: is no TOML"),
         ("steps = 1979-05-27", "run.toml: steps is datetime.date(1979, 5, 27), expected an integer"),
     ],
@@ -186,11 +188,23 @@ def test_a_mistake_in_a_file_is_one_sentence_that_names_it(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe", b"a = " + b"[" * 5000])
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"a = " + b"[" * 5000, b"[" + b"a." * 2**20, b"#" * 2**16 + b"\n"])
 def test_a_file_that_is_no_text_is_an_error(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_bytes(content)
     with pytest.raises(InvalidRequestError, match=r"run\.toml: is no TOML"):
         read_config(tmp_path / "run.toml")
+
+
+def test_a_mark_at_the_beginning_and_line_ends_of_windows_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_bytes(b"\xef\xbb\xbfsteps = 5\r\nlr = 0.1\r\n")
+    assert read_config(tmp_path / "run.toml") == {"steps": 5, "lr": 0.1}
+
+
+@pytest.mark.parametrize("place", ["data", "out", "config"])
+def test_a_path_that_is_empty_is_wrong_usage(place: str, capsys: pytest.CaptureFixture[str]) -> None:
+    places = {"data": "d", "out": "o", place: ""}
+    assert main(["train", *(word for name, path in places.items() for word in (f"--{name}", path))]) == 2
+    assert "a path is empty" in capsys.readouterr().err
 
 
 def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:

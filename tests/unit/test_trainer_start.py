@@ -142,6 +142,12 @@ def test_a_place_that_cannot_be_written_is_an_error_that_names_it(data: Path, tm
 # ---- data
 
 
+def test_a_name_that_no_directory_can_have_is_refused(data: Path, tmp_path: Path) -> None:
+    for places in ((tmp_path / ("a" * 300), tmp_path / "run"), (data, tmp_path / ("a" * 300))):
+        with pytest.raises(GptwoError, match=r"a: cannot be (read|written) \(File name too long\)"):
+            run(*places)
+
+
 def test_data_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data\.json: cannot be read .* make the data with 'gptwo prepare'"):
         run(tmp_path, tmp_path / "run")

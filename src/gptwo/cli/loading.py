@@ -112,5 +112,7 @@ def load_tokenizer(options: dict[str, Any]) -> Tokenizer:
 
 
 def as_path(text: str) -> Path:
-    """A path that a person typed, `~` and all."""
+    """A path that a person typed, `~` and all. Raises UsageError for none, which pathlib takes for `.`."""
+    if not text:
+        raise click.UsageError("a path is empty; is a variable of the shell not set?")
     return Path(os.path.expanduser(text))  # pathlib raises for a user that there is not

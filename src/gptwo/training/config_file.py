@@ -13,6 +13,8 @@ from typing import Any
 from gptwo.errors import InvalidRequestError, nearest_name, one_line
 from gptwo.training.config import OTHER_NAMES, TrainConfig
 
+LARGEST_FILE = 1 << 16
+"""Bytes of a file of settings; reading a large one that is none may take very long."""
 PLACES = {"data": "what `gptwo prepare` made", "out": "where the run lives"}
 
 
@@ -31,10 +33,14 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises InvalidRequestError, naming the file, if it cannot be read, is no TOML, or has a name that is none of ours.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+        if len(content) > LARGEST_FILE:
+            raise ValueError(f"it has more than {LARGEST_FILE:,} bytes")
+        values = tomllib.loads(content.decode("utf-8-sig"))
     except OSError as error:
         raise InvalidRequestError(f"{path}: cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidRequestError(f"{path}: is no TOML ({one_line(error)})") from error
     known = [*PLACES, *(field.name for field in dataclasses.fields(TrainConfig))]
     for name, value in values.items():
@@ -45,7 +51,7 @@ def read_config(path: Path) -> dict[str, Any]:
         if name not in known:
             near = f"; it is called {OTHER_NAMES[name]!r} here" if name in OTHER_NAMES else nearest_name(name, known)
             raise InvalidRequestError(f"{path}: no setting {name[:60]!r}{near}", name)
-        if name in PLACES and (not isinstance(value, str) or not value):
+        if name in PLACES and (not isinstance(value, str) or not value or "\0" in value):
             raise InvalidRequestError(f"{path}: {name} is no path", name)
     return values
 
