@@ -16,7 +16,7 @@ from tiny_run import SETTINGS, make_data, metrics_of
 
 from gptwo.training.config import TrainConfig
 from gptwo.training.report import StepReport, TrainResult
-from gptwo.training.run_checkpoint import run_checkpoints
+from gptwo.training.run_checkpoint import manifest_hash, run_checkpoints
 from gptwo.training.trainer import train
 
 
@@ -111,7 +111,8 @@ def sign(checkpoint: Path, **changes: Any) -> None:
         content = (checkpoint / name).read_bytes()
         manifest["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     manifest["progress"] |= changes
-    path.write_text(json.dumps(manifest))
+    del manifest["sha256"]
+    path.write_text(json.dumps({**manifest, "sha256": manifest_hash(manifest)}))
 
 
 class Trap:

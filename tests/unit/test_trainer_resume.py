@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import pickle
 import random
 import shutil
 import signal
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from gptwo.checkpoint import load_checkpoint
 from gptwo.errors import CheckpointError, CheckpointWarning, TrainingError
 from gptwo.training import trainer
 from gptwo.training.report import StepReport
+from gptwo.training.run_checkpoint import Progress, newest_run_checkpoint, save_run_checkpoint
+from gptwo.training.world import World
 
 surroundings, data, whole = tiny_trainer.surroundings, tiny_trainer.data, tiny_trainer.whole
 
@@ -178,6 +182,8 @@ def test_a_line_of_metrics_that_was_cut_short_is_made_again(data: Path, tmp_path
         ("no manifest", None),
         ("format", "it holds something else"),
         ("step", "it holds something else"),
+        ("negative", "it holds something else"),
+        ("renamed", "it is of step 10"),
         ("unknown", "TypeError"),
     ],
 )
@@ -210,6 +216,10 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
         manifest.write_text(manifest.read_text().replace("gptwo-run-1", "gptwo-run-9"))
     elif damage == "step":
         sign(newest, step="11")
+    elif damage == "negative":
+        sign(newest, waited=-1)
+    elif damage == "renamed":
+        sign(newest, step=10)
     else:
         sign(newest, elsewhere=1)
     if what is None:
@@ -218,6 +228,36 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
         with pytest.warns(CheckpointWarning, match=rf"step-00000011: no checkpoint that can be read \(({what})\)"):
             assert run(data, out).resumed_from == 10
     assert_same_run(out, whole)
+
+
+def test_a_manifest_in_which_a_byte_changed_is_that_of_no_checkpoint(tmp_path: Path) -> None:
+    """Whichever byte it is: a step or a best loss that is a little off would go unnoticed for ever."""
+    path = save_run_checkpoint(
+        tmp_path, Progress(12, 24, 1.5, 2.25, 9, 1), {"model.a": torch.zeros(2)},
+        data={"train_sha256": "ab", "val_sha256": "cd"}, keep=2, world=World(), sharded=False,
+    )  # fmt: skip
+    good, content = newest_run_checkpoint(tmp_path), (path / "manifest.json").read_bytes()
+    assert good is not None
+    draw = random.Random(1)
+    for place in range(len(content)):
+        (path / "manifest.json").write_bytes(
+            content[:place] + bytes([content[place] ^ 1 << draw.randrange(7)]) + content[place + 1 :]
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CheckpointWarning)
+            try:
+                assert newest_run_checkpoint(tmp_path) == good  # one space for another
+            except TrainingError as error:
+                assert "none of its checkpoints can be read" in str(error)  # noqa: PT017 - the usual case
+
+
+def test_a_manifest_of_before_its_hash_is_read(data: Path, tmp_path: Path, whole: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    for manifest in (tmp_path / "run").glob("checkpoints/*/manifest.json"):
+        values = json.loads(manifest.read_bytes())
+        del values["sha256"]
+        manifest.write_text(json.dumps(values))
+    assert run(data, tmp_path / "run").resumed_from == SETTINGS["steps"]
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_afresh(data: Path, tmp_path: Path, whole: Path) -> None:

@@ -275,6 +275,12 @@ def test_the_losses_are_drawn_as_a_picture(whole: Path, tmp_path: Path) -> None:
     assert path == out / "loss.png"
     assert path.read_bytes().startswith(b"\x89PNG")
     path.unlink()
+    with (out / "metrics.jsonl").open("ab") as file:
+        file.write(
+            b'{"step": 13, "lo\n{"step": 13}\n[13]\n{"step": 14, "loss": "x"}\n\xff\n{"step": 1e999, "loss": 1}\n'
+        )
+    assert draw_loss_curve(out) == path
+    path.unlink()
     path.mkdir()
     with pytest.raises(TrainingError, match=r"loss\.png: cannot be written"):
         draw_loss_curve(out)

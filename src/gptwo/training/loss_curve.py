@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from pathlib import Path
 from typing import Any
 
 from gptwo.errors import MissingDependencyError, TrainingError
+from gptwo.options import finite
 from gptwo.training.run_directory import METRICS
 
 NAME = "loss.png"
 INK, FAINT, TRAINING, VALIDATION = "#1f2933", "#7b8794", "#9fb3c8", "#0b7285"
+MEASURES = ("step", "loss", "val_loss")
 SMOOTHED = 200
 """The training loss is drawn as the means of about so many stretches of steps."""
 
@@ -58,12 +61,20 @@ def draw_loss_curve(out: Path) -> Path | None:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of metrics; what is none, since somebody changed it, is passed over."""
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return []
     except OSError as error:
         raise TrainingError(f"{path}: cannot be read ({error.strerror})") from error
+    found = []
+    for line in lines:
+        with contextlib.suppress(ValueError, RecursionError):
+            values = json.loads(line)
+            if isinstance(values, dict) and all(finite(values.get(name, 0.0)) is not None for name in MEASURES):
+                found.append(values)
+    return [values for values in found if "step" in values and "loss" in values]
 
 
 def _means(steps: list[int], losses: list[float]) -> tuple[list[int], list[float]]:

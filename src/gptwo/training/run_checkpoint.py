@@ -6,13 +6,14 @@ SHA-256 of each file. A directory is written under a temporary name, synced to t
 comes last: without one a directory is no checkpoint.
 
 The random states and the place in the data are a number: the order of the data and the dropout of a step follow from
-the seed and the step's number.
+the seed and the step's number. The manifest ends with a hash of the rest of it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -32,6 +33,7 @@ from gptwo.training.world import World
 FORMAT = "gptwo-run-1"
 MANIFEST, STATE = "manifest.json", "state.pt"
 
+_ENTRIES = {"format", "progress", "data", "files"}
 _NAME = re.compile(r"step-(\d{8,})", re.ASCII)
 
 
@@ -102,7 +104,7 @@ def save_run_checkpoint(
     With several processes all call it, and rank 0 alone writes unless the state is sharded. Raises TrainingError, on
     whose disk it happened, and nothing that was saved before is lost.
     """
-    path = directory / f"step-{progress.step:08d}"
+    path = directory / _name_of(progress.step)
     temporary = directory / f".{path.name}.{world.from_first(os.urandom(4).hex())}.tmp"
     try:
         if sharded:
@@ -112,7 +114,8 @@ def save_run_checkpoint(
             _write_state(temporary / STATE, state)
             files = {STATE: _described(temporary / STATE)}
         if world.first:
-            _put_in_place(temporary, path, {"progress": asdict(progress), "data": dict(data), "files": files})
+            manifest = {"format": FORMAT, "progress": asdict(progress), "data": dict(data), "files": files}
+            _put_in_place(temporary, path, manifest)
             _delete_old(directory, keep, progress.best_step)
     except OSError as error:
         raise TrainingError(f"{path}: cannot be saved ({error.strerror}); older checkpoints are untouched") from error
@@ -155,12 +158,18 @@ def _checked(path: Path) -> RunCheckpoint:
     values = json.loads((path / MANIFEST).read_bytes())
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise _DamagedError("it holds something else")
+    said = values.pop("sha256", None)
+    if (said is not None and said != manifest_hash(values)) or values.keys() != _ENTRIES:
+        raise _DamagedError(f"{MANIFEST} is not as it was written")
     for name, described in values["files"].items():
         if Path(name).name != name or not (path / name).is_file() or _described(path / name) != described:
             raise _DamagedError(f"{name} is not as it was written")
     progress = Progress(**values["progress"])
-    if not all(isinstance(getattr(progress, field.name), _KINDS[str(field.type)]) for field in fields(progress)):
+    values_and_kinds = [(getattr(progress, field.name), _KINDS[str(field.type)]) for field in fields(progress)]
+    if not all(isinstance(value, kind) and 0 <= (value or 0) < math.inf for value, kind in values_and_kinds):
         raise _DamagedError("it holds something else")
+    if path.name != _name_of(progress.step):
+        raise _DamagedError(f"it is of step {progress.step}")
     checkpoint = RunCheckpoint(path, progress, dict(values["data"]))
     checkpoint.shapes()  # so that it is known to be readable
     return checkpoint
@@ -211,12 +220,21 @@ def _described(path: Path) -> dict[str, Any]:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
+def manifest_hash(manifest: Mapping[str, Any]) -> str:
+    """The SHA-256 of all that a manifest says but for that itself, in hex."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _name_of(step: int) -> str:
+    return f"step-{step:08d}"
+
+
 def _put_in_place(temporary: Path, path: Path, manifest: dict[str, Any]) -> None:
     if path.exists():  # and is damaged, or was not finished: else the run would have gone on from there
         _delete(path)
     temporary.rename(path)
     with replace_file(path / MANIFEST) as file:
-        file.write((json.dumps({"format": FORMAT, **manifest}, indent=2) + "\n").encode())
+        file.write((json.dumps({**manifest, "sha256": manifest_hash(manifest)}, indent=2) + "\n").encode())
     for directory in (path, path.parent):
         descriptor = os.open(directory, os.O_RDONLY)
         try:

@@ -146,5 +146,5 @@ def _step_of(line: str) -> float:
     """The step of a line of metrics; infinite for one that was cut short."""
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return math.inf

@@ -6,6 +6,7 @@ the same state fits any number of processes, sharded or not.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -41,6 +42,8 @@ def empty_state(
             if like is None:
                 raise ValueError(f"no parameter {owner}")
             own = tuple(shape) == tuple(like.shape)
+            if not own and math.prod(shape) > 1:  # but for a count of steps; nothing else is to take memory
+                raise ValueError(f"{name} has shape {tuple(shape)}, expected {tuple(like.shape)}")
             state[name] = torch.zeros_like(like) if own else torch.zeros(tuple(shape), device=like.device)
     _check(state, shapes)
     return state

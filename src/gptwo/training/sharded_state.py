@@ -7,7 +7,9 @@ nothing else: no code in a file is ever run.
 
 from __future__ import annotations
 
+import io
 import pickle
+import pickletools
 import warnings
 from pathlib import Path
 from typing import IO, Any
@@ -104,7 +106,12 @@ def read_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _read_metadata(file: IO[bytes]) -> Metadata:
-    metadata = _TensorsOnly(file).load()
+    content = file.read()
+    for opcode, argument, _ in pickletools.genops(content):
+        # The unpickler sets memory aside for as many values as the largest number that one is remembered under.
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) >= len(content):
+            raise pickle.UnpicklingError("it remembers more than it holds")
+    metadata = _TensorsOnly(io.BytesIO(content)).load()
     if not isinstance(metadata, Metadata) or not all(
         isinstance(one, TensorStorageMetadata) for one in metadata.state_dict_metadata.values()
     ):
