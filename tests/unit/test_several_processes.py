@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from tiny_trainer import StopError, Trap, left_over, run, sign, steps_saved, sto
 from gptwo.checkpoint import load_checkpoint
 from gptwo.checkpoint.safetensors_file import read_safetensors
 from gptwo.errors import CheckpointWarning, DataError, NumericalError, TrainingError
+from gptwo.training import world as world_module
 from gptwo.training.config import TrainConfig
 from gptwo.training.report import StopRun, TrainResult
 from gptwo.training.run_checkpoint import newest_run_checkpoint
 from gptwo.training.sharded_state import write_shards
 from gptwo.training.trainer import train
-from gptwo.training.world import ElsewhereError
+from gptwo.training.world import ElsewhereError, open_world
 
 surroundings, data = tiny_trainer.surroundings, tiny_trainer.data
 pytestmark = pytest.mark.xdist_group("several processes")
@@ -226,3 +228,27 @@ def test_damaged_shards_are_passed_over_and_no_code_in_them_is_run(what: str, da
     with pytest.warns(CheckpointWarning, match="UnpicklingError" if what == "code" else "is not as it was written"):
         assert run(data, out, **{**FOUR, "steps": 12}).resumed_from == 5
     assert not (tmp_path / "sprung").exists()
+
+
+def test_a_process_that_waits_for_others_ends_at_once_by_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wait for a process that never comes is one hour, and no handler is called in it."""
+    seen: list[Any] = []
+
+    def wait(*_: object, **__: object) -> None:
+        seen.extend(map(signal.getsignal, (signal.SIGINT, signal.SIGTERM)))
+        raise ValueError("nobody there")
+
+    def on_signal(*_: object) -> None:
+        pass
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(world_module.dist, "init_process_group", wait)
+    before = signal.signal(signal.SIGINT, on_signal), signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with pytest.raises(TrainingError, match="did not find each other"), open_world("cpu"):
+            pass
+        assert seen == [signal.SIG_DFL, signal.SIG_IGN]
+        assert signal.getsignal(signal.SIGINT) is on_signal
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -100,8 +102,9 @@ def open_world(device: str) -> Iterator[World]:
     if cuda and world.local_rank < torch.cuda.device_count():
         torch.cuda.set_device(world.local_rank)
     try:
-        # A process writes a large checkpoint or evaluates alone while the others wait.
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=datetime.timedelta(minutes=60))
+        with _ended_by_signals():
+            # A process writes a large checkpoint or evaluates alone while the others wait.
+            dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=datetime.timedelta(minutes=60))
     except (RuntimeError, ValueError) as error:
         raise TrainingError(
             f"{size} processes were to train together and did not find each other ({one_line(error)}); "
@@ -125,6 +128,26 @@ def open_world(device: str) -> Iterator[World]:
     finally:
         with contextlib.suppress(RuntimeError):
             dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the process at once, whatever they do otherwise: no handler is called while it waits
+    for the others, which may be for an hour if one never comes.
+    """
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in before.items():
+        if callable(handler):  # one that is ignored stays so
+            signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if callable(handler):
+                signal.signal(number, handler)
 
 
 def _environment(name: str, default: int) -> int:
