@@ -27,6 +27,8 @@ from gptwo.training.loader import BatchLoader, validation_batches
 from gptwo.training.loss_curve import draw_loss_curve
 from gptwo.training.prepare import prepare
 from gptwo.training.prepared import PreparedData
+from gptwo.training.report import StepReport
+from gptwo.training.tensorboard import tensorboard
 
 surroundings, data, whole = tiny_trainer.surroundings, tiny_trainer.data, tiny_trainer.whole
 
@@ -255,6 +257,31 @@ def test_metrics_go_to_tensorboard_if_that_is_asked_for(data: Path, tmp_path: Pa
         expected = [(line["step"], np.float32(line[name])) for line in lines if name in line]
         assert [(event.step, np.float32(event.value)) for event in events.Scalars(name)] == expected
     assert "sample/text_summary" in events.Tags()["tensors"]
+
+
+def test_a_disk_that_fills_up_under_tensorboard_is_one_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tensorboard", reason="needs the extra `tensorboard`")
+    resource = pytest.importorskip("resource", reason="needs resource limits, which this system lacks")
+    report = StepReport(1, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+
+    def stopped() -> None:
+        with tensorboard(tmp_path, 0) as write:
+            write(report)
+            raise StopError
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with (
+            pytest.raises(TrainingError, match=r"tensorboard: cannot be written \(File too large\)"),
+            tensorboard(tmp_path, 0) as write,
+        ):
+            write(report)
+        with pytest.raises(StopError):
+            stopped()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert capfd.readouterr().err == ""
 
 
 def test_without_tensorboard_it_says_what_to_install(

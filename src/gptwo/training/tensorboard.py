@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,19 +28,47 @@ def tensorboard(out: Path, first: int) -> Iterator[Callable[[StepReport], None]]
         raise MissingDependencyError(
             "tensorboard needs a package of that name: pip install '.[tensorboard]' in gptwo's checkout"
         ) from error
+
+    def write(report: StepReport) -> None:
+        with _errors_named(out):
+            for name, value in report.to_dict().items():
+                if name == "sample":
+                    writer.add_text(name, f"```\n{value}\n```", report.step)
+                elif name != "step":
+                    writer.add_scalar(name, value, report.step)
+
+    with _quiet_threads():
+        with _errors_named(out):
+            writer = SummaryWriter(str(out / DIRECTORY), purge_step=first + 1)
+        try:
+            yield write
+        except BaseException:
+            with contextlib.suppress(OSError):  # what ends the run counts
+                writer.close()
+            raise
+        with _errors_named(out):
+            writer.close()
+
+
+@contextlib.contextmanager
+def _errors_named(out: Path) -> Iterator[None]:
     try:
-        writer = SummaryWriter(str(out / DIRECTORY), purge_step=first + 1)
+        yield
     except OSError as error:
         raise TrainingError(f"{out / DIRECTORY}: cannot be written ({error.strerror})") from error
 
-    def write(report: StepReport) -> None:
-        for name, value in report.to_dict().items():
-            if name == "sample":
-                writer.add_text(name, f"```\n{value}\n```", report.step)
-            elif name != "step":
-                writer.add_scalar(name, value, report.step)
 
+@contextlib.contextmanager
+def _quiet_threads() -> Iterator[None]:
+    """Let the thread that writes say nothing of a full disk: the next call raises what it met."""
+    before = threading.excepthook
+
+    def hook(met: threading.ExceptHookArgs) -> None:
+        if not (isinstance(met.exc_value, OSError) and type(met.thread).__module__.startswith("tensorboard")):
+            before(met)
+
+    threading.excepthook = hook
     try:
-        yield write
+        yield
     finally:
-        writer.close()
+        threading.excepthook = before
