@@ -37,7 +37,8 @@ def sharded(directory: Path) -> dict[str, str]:
 
 
 def test_the_table_names_every_format_once() -> None:
-    assert [known.name for known in FORMATS] == ["packed", "transformers", "nanogpt"]
+    names = ["packed", "llmc", "raw", "transformers", "nanogpt", "gguf", "tensorflow"]
+    assert [known.name for known in FORMATS] == names
     assert all(known.looks_like for known in FORMATS)
 
 

@@ -30,7 +30,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None, bool]]
     """The repositories that the hub was asked for, in place of asking it."""
     asked = []
 
-    def download(repository: str, *, revision: str | None, progress: bool, otherwise: str) -> Path:
+    def download(repository: str, *, revision: str | None, progress: bool, otherwise: str, weights: bool) -> Path:
         asked.append((repository, revision, progress))
         return Path("downloaded")
 
