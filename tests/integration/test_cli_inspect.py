@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import subprocess
@@ -50,7 +51,7 @@ def test_the_same_as_json(capsys: Capture, tiny_checkpoint: Path) -> None:
 def test_norms_that_are_left_out_are_told(
     capsys: Capture, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gptwo.inspection.parameters.NORMS_UP_TO", 1000)
+    monkeypatch.setattr(importlib.import_module("gptwo.inspection.parameters"), "NORMS_UP_TO", 1000)
     code, out, err = run(capsys, "inspect", tiny_checkpoint)
     assert code == 0
     assert re.search(r"wte\.weight +300 x 16 +F32 +19,200 +-$", out, flags=re.MULTILINE)

@@ -14,8 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, write_tiny_checkpoint
+from conftest import write_tiny_checkpoint
 
+ROOT = Path(__file__).resolve().parents[2]
 PYTHON = os.environ.get("GPTWO_COREML_PYTHON") or (sys.executable if find_spec("coremltools") else None)
 
 pytestmark = [

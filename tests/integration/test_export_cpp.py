@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
 from exports import VARIANTS, greedy, prompts, random_checkpoint, reference
 from tiny_models import tiny_config
 
@@ -16,6 +15,7 @@ from gptwo.checkpoint import Checkpoint
 from gptwo.export.directory import export_checkpoint
 from gptwo.export.torch_program import exported_model, write_script
 
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
 
 import gptwo
 from gptwo.cli import main
 
+ROOT = Path(__file__).resolve().parents[2]
 DOC = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", DOC, flags=re.DOTALL | re.MULTILINE)
 COMMANDS = [shlex.split(line) for kind, body in BLOCKS if kind == "sh" for line in body.splitlines()]

@@ -230,7 +230,7 @@ def test_timings_of_nothing_or_one_token_divide_by_nothing() -> None:
 
 def test_the_table_of_commands_says_what_each_commands_help_says() -> None:
     names = list(COMMANDS)
-    assert names[:6] == ["generate", "interactive", "models", "tokenize", "top", "score"]
+    assert names[:6] == ["generate", "interactive", "models", "inspect", "tokenize", "top"]
     assert all(line.endswith(".") and module == f"gptwo.cli.{name}" for name, (module, line) in COMMANDS.items())
 
 

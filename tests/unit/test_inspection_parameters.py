@@ -88,7 +88,7 @@ def test_nanogpts_checkpoint_is_listed_under_the_same_names(tmp_path: Path) -> N
 
 def test_norms_are_left_out_where_nobody_wants_them(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(one.norm is None for one in take_inventory(tiny_checkpoint, norms=False).parameters)
-    monkeypatch.setattr("gptwo.inspection.parameters.NORMS_UP_TO", 1000)
+    monkeypatch.setitem(take_inventory.__globals__, "NORMS_UP_TO", 1000)
     assert not take_inventory(tiny_checkpoint).norms_read
     told: list[float] = []
     asked = take_inventory(tiny_checkpoint, norms=True, on_read=told.append)
