@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "training.py"
 
 STAND_IN = """
@@ -62,6 +64,7 @@ def test_it_compares_a_step_of_ours_with_one_of_nanogpts_and_ends_with_a_line_of
     assert any("times the tokens of the fastest nanoGPT" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_what_does_not_run_is_named_and_the_rest_is_measured(tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text("raise SystemExit('not a model')")
     lines = run("--nanogpt", str(tmp_path), "--dtype", "f32", "--block-size", "16", "--no-fine-tuning")

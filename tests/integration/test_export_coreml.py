@@ -14,7 +14,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from conftest import write_tiny_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = os.environ.get("GPTWO_COREML_PYTHON") or (sys.executable if find_spec("coremltools") else None)
@@ -62,8 +61,8 @@ def exported(model: Path, out: Path, dtype: str) -> dict[str, object]:
     return json.loads(python("-c", DESCRIBE, out / "model.mlpackage"))
 
 
-def test_the_package_has_a_stateful_cache_and_free_lengths(tmp_path: Path) -> None:
-    found = exported(write_tiny_checkpoint(tmp_path / "model"), tmp_path / "out", "f16")
+def test_the_package_has_a_stateful_cache_and_free_lengths(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    found = exported(tiny_checkpoint, tmp_path / "out", "f16")
     assert found["inputs"] == {
         "input_ids": ["INT32", [[1, 1], [1, 64]]],
         "causal_mask": ["FLOAT16", [[1, 1], [1, 1], [1, 64], [1, 64]]],
@@ -81,9 +80,9 @@ def test_the_package_has_a_stateful_cache_and_free_lengths(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("dtype", "count"), [("pal8", 2 * 3 + 2), ("pal4", 2 * 4 + 2)])
-def test_matrices_become_palettes(dtype: str, count: int, tmp_path: Path) -> None:
+def test_matrices_become_palettes(tiny_checkpoint: Path, dtype: str, count: int, tmp_path: Path) -> None:
     # Those of the layers, wte and wpe; attn.c_proj has 256 elements, no more than the palette of pal8.
-    found = exported(write_tiny_checkpoint(tmp_path / "model"), tmp_path / "out", dtype)
+    found = exported(tiny_checkpoint, tmp_path / "out", dtype)
     operations = found["operations"]
     assert isinstance(operations, dict)
     assert operations["constexpr_lut_to_dense"] == count
