@@ -22,8 +22,6 @@ LAYERS = (
     ("training", "bench", "batch", "course"),
     ("server", "evaluation"),
     ("language_model", "inspection"),
-    ("loading", "scoring"),
-    ("language_model",),
     ("loading", "scoring", "conversion"),
     ("engine",),
     ("sampling",),
