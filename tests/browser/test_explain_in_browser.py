@@ -207,6 +207,7 @@ def test_a_hostile_prompt_is_shown_as_the_text_that_it_is(reader: Reader) -> Non
     assert "$data" in said
 
 
+@pytest.mark.slow
 def test_one_token_and_many_have_a_page_too(reader: Reader) -> None:
     page = reader.open(made_explanation("alone", layers=1, heads=1))
     assert "One token alone" in page.locator("#losses").inner_text()

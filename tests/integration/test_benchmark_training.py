@@ -50,6 +50,7 @@ def run(*words: str) -> list[str]:
     return result.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_it_compares_a_step_of_ours_with_one_of_nanogpts_and_ends_with_a_line_of_json(tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text(STAND_IN)
     lines = run("--nanogpt", str(tmp_path), "--dtype", "f32", "--block-size", "16", "--no-fine-tuning")

@@ -56,6 +56,7 @@ def test_what_all_processes_meet_is_one_sentence(data: Path, tmp_path: Path) -> 
     assert len(re.findall("^gptwo: ", said, flags=re.MULTILINE)) == 1
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_all_processes_after_a_step_that_is_saved(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     settings = {"steps": 100_000, "eval_every": 100_000, "save_every": 100_000}

@@ -81,6 +81,7 @@ def die(texts: list[Path], out: Path, options: dict[str, Any], pieces: int | Non
     return process.exitcode == -9
 
 
+@pytest.mark.slow
 def test_killed_after_any_piece_and_started_again_it_ends_with_the_same_bytes(case: Any, tmp_path: Path) -> None:
     texts, options, expected = case
     out = tmp_path / "out"

@@ -88,7 +88,7 @@ def wait_for_step(out: Path, step: int, process: Any) -> None:
 
 @pytest.mark.parametrize(
     ("kills", "optimizer"),
-    [(3, "adamw"), (3, "muon"), pytest.param(20, "muon", marks=pytest.mark.slow)],
+    [(3, "adamw"), pytest.param(20, "muon", marks=pytest.mark.slow)],
 )
 def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(
     kills: int, optimizer: str, data: Path, tmp_path: Path
