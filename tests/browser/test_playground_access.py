@@ -67,6 +67,19 @@ def test_everything_can_be_done_with_keys_alone(playground: Playground) -> None:
     assert not page.locator("#help-dialog").is_visible()
 
 
+def test_a_list_that_the_keys_are_in_stays_when_the_text_scrolls(playground: Playground) -> None:
+    page = playground.page
+    playground.write("ROMEO:\n")
+    playground.go_on()
+    page.keyboard.press("Control+;")
+    page.wait_for_selector("#perplexity:not(:empty)")
+    page.keyboard.press("Alt+ArrowDown")
+    playground.alternatives.wait_for(state="visible")
+    page.evaluate("() => document.getElementById('scroll').dispatchEvent(new Event('scroll'))")
+    assert playground.alternatives.is_visible()
+    assert focused(playground) == "alternative"
+
+
 def test_tab_reaches_every_control_and_the_focus_is_seen(playground: Playground) -> None:
     page = playground.page
     playground.write("ROMEO:\n")

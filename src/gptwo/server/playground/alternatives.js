@@ -68,6 +68,13 @@ export class Alternatives {
     if (hadFocus) this.surface.focus();
   }
 
+  /** The text has moved on the screen. A list that the keys are in goes along; scrolling may be told of late. */
+  moved() {
+    if (!this.open) return;
+    if (this.byKeys) this.#place(this.#units[this.#at]);
+    else this.hide();
+  }
+
   #show(units, at) {
     this.#units = units;
     this.#at = at;

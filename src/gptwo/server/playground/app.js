@@ -332,9 +332,9 @@ function wire() {
   text.addEventListener("click", (event) => {
     if (colours) alternatives.point(doc.state.units, surface.offsetAt(event.clientX, event.clientY));
   });
-  surface.scroll.addEventListener("scroll", () => alternatives.hide());
+  surface.scroll.addEventListener("scroll", () => alternatives.moved());
   window.addEventListener("pagehide", () => keepNow());
-  window.addEventListener("resize", () => alternatives.hide());
+  window.addEventListener("resize", () => alternatives.moved());
   surface.scroll.addEventListener("click", (event) => {
     if (event.target === surface.scroll || event.target.classList.contains("sheet")) surface.focus();
   });
