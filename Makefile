@@ -62,7 +62,7 @@ $(VENV)/.installed-dev: $(SOURCES) | $(VENV)/bin/python
 
 # The embedded model, again: three quarters of an hour on two cores. TEXT is the file of 1,115,394 characters that the README names.
 embedded-model: $(VENV)/.installed-dev
-	$(BIN)/gptwo prepare $(TEXT) --out runs/shakespeare-data --tokenizer bpe:1024
+	$(BIN)/gptwo prepare $(TEXT) --out runs/shakespeare-data --tokenizer bpe:1024 --restart
 	$(BIN)/gptwo train --config configs/shakespeare_embedded.toml --data runs/shakespeare-data --out runs/shakespeare
 	rm -rf src/gptwo/embedded/shakespeare
 	cp -r runs/shakespeare/model src/gptwo/embedded/shakespeare

@@ -187,6 +187,11 @@ def one_line(error: object, longest: int = 160) -> str:
     return " ".join(str(error).split())[:longest]
 
 
+def plural(count: int, noun: str) -> str:
+    """The noun as it stands behind a number. Example: "token" behind 1, "tokens" behind 0."""
+    return noun if count == 1 else noun + "s"
+
+
 def class_named(name: str, otherwise: type[Kind]) -> type[Kind]:
     """The error or warning of this module that another process named; `otherwise` if it is none of that kind."""
     base = GptwoError if issubclass(otherwise, GptwoError) else Warning

@@ -225,7 +225,7 @@ def test_a_set_is_fetched_from_the_hub_once(server: Server, cache: Path) -> None
     assert answer["train"] == [str(directory / name) for name in TRAIN]
     assert answer["val"] == [str(directory / name) for name in VAL]
     assert answer["sizes"] == [len(STORIES[name]) for name in TRAIN]
-    assert answer["told"] == [f"tinystories: 3 files (0.0 GB) will be fetched to {directory} as they are needed"]
+    assert answer["told"] == [f"tinystories: 3 files (0.0 GB) will be fetched to {directory}, each when its turn comes"]
     for name in (*TRAIN, *VAL):
         assert (directory / name).read_bytes() == STORIES[name]
     assert not (directory / "README.md").exists()

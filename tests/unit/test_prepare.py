@@ -16,9 +16,9 @@ import pytest
 from tiny_run import make_text
 
 import gptwo.training.pieces as cutting
-import gptwo.training.prepare as module
 from gptwo.errors import DataError, GptwoError, InvalidRequestError, ModelNotFoundError, TokenizerError
 from gptwo.tokenizer import Tokenizer
+from gptwo.training import data_tokenizer
 from gptwo.training.prepare import prepare
 from gptwo.training.prepared import PreparedData
 from gptwo.training.shards import read_shard
@@ -129,7 +129,7 @@ def test_the_name_gpt2_is_resolved_as_a_models(
         asked.append(name)
         return gpt2_vocabulary
 
-    monkeypatch.setattr(module, "resolve", resolve)
+    monkeypatch.setattr(data_tokenizer, "resolve", resolve)
     made = prepare([text], tmp_path / "out")
     assert asked == ["gpt2"]
     assert made.train.vocab_size == 50257
@@ -260,7 +260,7 @@ def test_a_disk_that_fills_up_leaves_no_data_that_seems_whole(
 
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(GptwoError, match="No space left on device"):
-        prepare([text], out, tokenizer="char")
+        prepare([text], out, tokenizer="char", restart=True)
     monkeypatch.undo()
     with pytest.raises(DataError, match=r"data\.json: cannot be read .*; make the data with 'gptwo prepare'"):
         PreparedData.load(out)

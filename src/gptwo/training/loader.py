@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from gptwo.errors import DataError
+from gptwo.errors import DataError, plural
 from gptwo.training.batch import IGNORED
 from gptwo.training.batch import Batch as Batch  # for those who look for it here
 from gptwo.training.token_data import TokenData
@@ -35,8 +35,8 @@ class BatchLoader:
         """documents: say which document each token belongs to. Raises DataError for too few tokens for one window."""
         if len(data) < block_size + 1:
             raise DataError(
-                f"{data.path}: has {len(data)} tokens, fewer than block_size + 1 = {block_size + 1}; "
-                "give more text, or a smaller block_size"
+                f"{data.path}: has {len(data)} {plural(len(data), 'token')}, fewer than block_size + 1 = "
+                f"{block_size + 1}; give more text, or a smaller block_size"
             )
         self.data, self.block_size, self.batch_size, self.seed = data, block_size, batch_size, seed
         self.documents = documents

@@ -17,7 +17,7 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
 
-from gptwo.errors import DataError, DownloadError, GptwoError, one_line
+from gptwo.errors import DataError, DownloadError, GptwoError, one_line, plural
 from gptwo.files import replace_file
 
 LISTING = "files.json"
@@ -88,7 +88,8 @@ def files_of(name: str, notice: Callable[[str], None] = lambda words: None) -> t
     absent = [path for path in (*train, *val) if not (directory / path).is_file()]
     if absent:
         size = sum(sizes[path] for path in absent) / 1e9
-        notice(f"{name}: {len(absent)} files ({size:.1f} GB) will be fetched to {directory} as they are needed")
+        files = f"{len(absent)} {plural(len(absent), 'file')} ({size:.1f} GB)"
+        notice(f"{name}: {files} will be fetched to {directory}, each when its turn comes")
     return list(map(file, train)), list(map(file, val))
 
 

@@ -8,25 +8,25 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from gptwo.checkpoint import resolve
 from gptwo.cpus import available_cpus
-from gptwo.errors import DataError, GptwoError, InvalidRequestError, TokenizerError
+from gptwo.errors import DataError, GptwoError, InvalidRequestError, TokenizerError, one_line, plural
 from gptwo.files import replace_file
 from gptwo.tokenizer import Tokenizer
 from gptwo.training import pieces as cutting
+from gptwo.training.data_tokenizer import make_tokenizer, named_tokenizer
 from gptwo.training.encoding import Ids, encode_in_order
+from gptwo.training.foreign import find_foreign
 from gptwo.training.prepare_config import PrepareConfig
 from gptwo.training.prepared import DESCRIPTION, TOKENIZER, PreparedData, read_description
 from gptwo.training.records import kind_of
 from gptwo.training.sources import Inputs, Source, describe, find_inputs
 from gptwo.training.split import Split, plan_split
-from gptwo.training.unfinished import PartWriter, Progress, clear, hold, shard_name
+from gptwo.training.unfinished import PROGRESS, PartWriter, Progress, clear, hold, shard_name
 from gptwo.training.units import Position, Unit, pieces_of, units
 from gptwo.unencodable import unencodable_line
 
@@ -40,6 +40,7 @@ def prepare(
     texts: Sequence[Path | str],
     out: Path,
     *,
+    restart: bool = False,
     progress: Callable[[float], None] = lambda share: None,
     notice: Callable[[str], None] = lambda words: None,
     **options: Any,
@@ -48,16 +49,18 @@ def prepare(
 
     texts: files (UTF-8 text, JSONL, CSV, TSV, Parquet; all but the last also as .gz and .zst), directories of such
     files, or names of `named_sets`, read in order. A text file is a document, and so is a record: `<|endoftext|>`
-    stands between two; in their text it is plain text. progress: told the share done. notice: told, in words, what is
-    fetched and what was there before. options: those of PrepareConfig. What is written hangs on neither the number of
-    workers nor on where it was stopped.
+    stands between two; in their text it is plain text. restart: replace what was made there, of whatever it was.
+    progress: told the share done. notice: told, in words, what is fetched, what was there before, and what is odd
+    about what was made. options: those of PrepareConfig. What is written hangs on neither the number of workers nor
+    on where it was stopped.
 
-    Raises DataError for what cannot be read or written or holds no text, InvalidRequestError for a wrong option,
-    DownloadError for a set that cannot be fetched, and what loading a tokenizer raises.
+    Raises DataError for what cannot be read or written or holds no text, and for a place that holds other data,
+    InvalidRequestError for a wrong option, DownloadError for a set that cannot be fetched, and what loading a
+    tokenizer raises.
     """
     config = PrepareConfig(**options)
     inputs = find_inputs(texts, config, notice)
-    named = None if config.makes_tokenizer else Tokenizer.load(resolve(config.tokenizer, progress=True, weights=False))
+    named = None if config.makes_tokenizer else named_tokenizer(config.tokenizer)
     about = [describe(inputs), config.tokenizer if named is None else named.fingerprint, config.shard_tokens]
     about += [config.seed, cutting.PIECE_CHARACTERS, VERSION]
     key = hashlib.sha256(json.dumps(about).encode()).hexdigest()
@@ -68,14 +71,16 @@ def prepare(
             for leftover in place.glob(".*.????????.tmp"):
                 with contextlib.suppress(OSError):  # of what is none of ours
                     leftover.unlink()
-        if (found := _complete(out, key)) is not None:
+        if (found := _finished(out, key, restart)) is not None:
             notice(f"{out}: holds this already; nothing was done")
             with contextlib.suppress(OSError):
                 clear(directory)
             return found
         try:
-            before = Progress.load(directory, key)
+            before = None if restart else Progress.load(directory, key)
             if before is None:
+                if (directory / PROGRESS).exists() and not restart:
+                    notice(f"{out}: what was begun there was of other texts or settings, and is begun anew")
                 before, used = _begin(inputs, config, named, key, out, directory)
             else:
                 notice(f"{out}: going on where it was stopped")
@@ -88,17 +93,48 @@ def prepare(
         except OSError as error:
             raise DataError(f"{out}: cannot be written ({error.strerror})") from error
         progress(1.0)
-        return PreparedData.load(out)
+        made = PreparedData.load(out)
+        for words in _oddities(made, config):
+            notice(f"{out}: {words}")
+        return made
 
 
-def _complete(out: Path, key: str) -> PreparedData | None:
-    """The data in a directory, if it is there, whole, and of this key."""
+def _finished(out: Path, key: str, restart: bool) -> PreparedData | None:
+    """The finished data of this key in a directory, if it is whole and may stay.
+
+    Raises DataError for other data, which nobody asked to replace, and for another program's, whoever asks.
+    """
     if not (out / DESCRIPTION).exists():
+        if find_foreign(out) is not None:
+            raise DataError(f"{out}: holds token files of another program; choose another --out")
+        return None
+    if restart:
         return None
     try:
-        return PreparedData.load(out) if read_description(out).get("key") == key else None
+        description = read_description(out)
+    except DataError:  # whose advice is to make it again
+        return None
+    if description.get("key") != key:
+        raise DataError(
+            f"{out}: holds data that {one_line(description.get('command'))!r} made, of other texts or settings; "
+            "--restart makes it anew, and another --out leaves it"
+        )
+    try:
+        return PreparedData.load(out)
     except GptwoError:
         return None
+
+
+def _oddities(made: PreparedData, config: PrepareConfig) -> Iterator[str]:
+    """What is otherwise than a person expects of data that was made as they asked."""
+    size, count = config.bpe_size, made.val.count
+    if size is not None and made.train.vocab_size < size:
+        yield f"{config.tokenizer} has {made.train.vocab_size:,} tokens only; the texts repeat too little for more"
+    if count < 2 and config.val_fraction != 0.0:
+        yield (
+            f"there is nothing to validate with ({count} {plural(count, 'token')}); more text, a larger --val-fraction "
+            "or --val gives something"
+        )
 
 
 def _begin(
@@ -106,7 +142,7 @@ def _begin(
 ) -> tuple[Progress, Tokenizer]:
     """Decide about the split and the tokenizer, and put both down. What was here before goes. Raises OSError."""
     split = plan_split((one for *_, one in inputs.documents(val=False)), inputs.val_fraction, config.seed)
-    used = _make_tokenizer(config.tokenizer, inputs, split) if named is None else named
+    used = make_tokenizer(config.bpe_size, inputs, split) if named is None else named
     if _several_documents(inputs) and used.end_of_text_id is None:
         raise InvalidRequestError(
             f"tokenizer {config.tokenizer} has no <|endoftext|> to stand between documents, and there are several; "
@@ -145,24 +181,6 @@ def _several_documents(inputs: Inputs) -> bool:
 
 def _no_text(sources: Sequence[Source]) -> DataError:
     return DataError(f"{', '.join(one.name for one in sources)}: holds no text")
-
-
-def _make_tokenizer(name: str, inputs: Inputs, split: Split) -> Tokenizer:
-    """The tokenizer that `name` means. Characters are taken from all texts, merges from training's."""
-    if name == "char":
-        return Tokenizer.characters(
-            chain.from_iterable(chain([one.prompt or ""], one.blocks) for *_, one in inputs.documents())
-        )
-    documents = ((number, one) for _, number, one in inputs.documents(val=False))
-    return Tokenizer.train(
-        (
-            piece.text
-            for number, one in documents
-            for piece in pieces_of(one, split.training_characters(number))
-            if not piece.val
-        ),
-        int(name.removeprefix("bpe:")),
-    )
 
 
 def _encode(

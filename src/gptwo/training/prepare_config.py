@@ -20,6 +20,7 @@ from gptwo.options import (
     text,
 )
 
+BPE = "bpe:"
 LARGEST_BPE = 1_000_000  # the trainer sets memory aside for as many, found or not
 DEFAULT_VAL_FRACTION = 0.1
 
@@ -66,8 +67,8 @@ class PrepareConfig:
 
     def __post_init__(self) -> None:
         check_options(self)
-        size = self.tokenizer.removeprefix("bpe:")
-        if self.tokenizer.startswith("bpe:") and not (
+        size = self.tokenizer.removeprefix(BPE)
+        if self.tokenizer.startswith(BPE) and not (
             size.isascii() and size.isdecimal() and len(size) < 10 and 257 <= int(size) <= LARGEST_BPE
         ):
             raise InvalidRequestError(
@@ -88,7 +89,12 @@ class PrepareConfig:
     @property
     def makes_tokenizer(self) -> bool:
         """Whether the tokenizer is made from the texts."""
-        return self.tokenizer == "char" or self.tokenizer.startswith("bpe:")
+        return self.tokenizer == "char" or self.bpe_size is not None
+
+    @property
+    def bpe_size(self) -> int | None:
+        """The vocabulary's size, if a BPE is to be trained on the texts."""
+        return int(self.tokenizer.removeprefix(BPE)) if self.tokenizer.startswith(BPE) else None
 
     def flags(self) -> list[str]:
         """The words of a command line that ask for the same, files by their names alone.

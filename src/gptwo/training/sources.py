@@ -27,6 +27,8 @@ class Source:
     """In bytes, for the progress."""
     identity: tuple[str | int, ...]
     """Changes when the file does."""
+    place: str
+    """The real path, or the name in a set: of two that are the same file, the same."""
     fetch: Callable[[], Path]
     """The path, after a download if need be."""
     share: float = field(default=0.0, init=False)
@@ -84,8 +86,8 @@ def find_inputs(
 ) -> Inputs:
     """What files, directories and named sets hold; see `prepare` for the arguments.
 
-    Raises InvalidRequestError for fields that no file has, DataError for what is not there, DownloadError for a set
-    that could not be fetched.
+    Raises InvalidRequestError for fields that no file has and for a text that is to train and to validate with,
+    DataError for what is not there, DownloadError for a set that could not be fetched.
     """
     sources: list[Source] = []
     own_val: list[Source] = []
@@ -100,6 +102,14 @@ def find_inputs(
         given = [one for text in config.val for part in _sources_of(text, config.suffix, notice) for one in part]
     else:  # a share that was asked for goes before a set's own texts
         given = own_val if config.val_fraction is None else []
+    learned = {source.place for source in sources}
+    for source in given:
+        if source.place in learned:
+            raise InvalidRequestError(
+                f"{source.place}: is among the texts to train with, so it cannot tell how a model does on others; "
+                "choose another text to validate with",
+                "val",
+            )
     if fraction is None:
         fraction = DEFAULT_VAL_FRACTION
     fields = _fields(config, [*sources, *given])
@@ -133,6 +143,10 @@ def _sources_of(
         return list(map(_set_file, train)), list(map(_set_file, val))
     if text == "":  # which pathlib takes for this directory
         raise InvalidRequestError("a name of a text is empty; is a variable of the shell not set?", "texts")
+    if text == "-":
+        raise InvalidRequestError(
+            "-: standard input can be read once, and texts are read more than once; write it to a file first", "texts"
+        )
     path = Path(os.path.expanduser(text))
     if os.path.isdir(path):  # as Path.is_dir, but no error for a name that is too long
         return _directory(path, suffixes), []
@@ -140,7 +154,7 @@ def _sources_of(
 
 
 def _set_file(file: SetFile) -> Source:
-    return Source(file.name, file.size, (file.name, file.size), file.fetch)
+    return Source(file.name, file.size, (file.name, file.size), file.name, file.fetch)
 
 
 def _file(path: Path, by_name: bool) -> Source:
@@ -153,7 +167,8 @@ def _file(path: Path, by_name: bool) -> Source:
         raise DataError(f"{path}: is no ordinary file, and texts are read more than once; write it to one first")
     if suffix_of(path.name) == ".json":
         raise DataError(f"{path}: one whole JSON is not read; give JSONL, one record a line (jq -c '.[]' makes it)")
-    return Source(path.name, status.st_size, (path.name, status.st_size, status.st_mtime_ns), lambda: path)
+    identity = (path.name, status.st_size, status.st_mtime_ns)
+    return Source(path.name, status.st_size, identity, os.path.realpath(path), lambda: path)
 
 
 def _directory(directory: Path, suffixes: Sequence[str]) -> list[Source]:
