@@ -51,6 +51,7 @@ SETTINGS: dict[str, Any] = {
     "eval_every": 3,
     "save_every": 5,
     "seed": 2**40 + 3,
+    "device": "cpu",
 }
 
 

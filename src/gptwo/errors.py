@@ -178,6 +178,10 @@ class CheckpointWarning(UserWarning):
     """A checkpoint was read, but not all that is in it was used, or not as its configuration says."""
 
 
+class TrainingWarning(UserWarning):
+    """A run goes on, and not quite as it would have elsewhere."""
+
+
 class BackendWarning(UserWarning):
     """Another backend than the usual one runs the model."""
 

@@ -8,6 +8,7 @@ import json
 import pickle
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,6 +102,27 @@ def test_the_commands_of_the_page_on_data_work(tmp_path: Path, monkeypatch: pyte
         words[words.index("--out") + 1] = f"data{number}"
         assert main([*words, "--tokenizer", "char"]) == 0, command
     assert (len(commands), named) == (7, 2)
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="runs jq, which is not installed")
+def test_records_of_other_shapes_become_data_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("pages.jsonl").write_text('{"page": {"body": "Body."}}\n')
+    turns = [("system", "Be kind."), ("user", "Why?"), ("assistant", 'So "it" is.')]
+    chat = {"messages": [{"role": role, "content": content} for role, content in turns]}
+    Path("chats.jsonl").write_text(json.dumps(chat) + "\n")
+    found = re.findall(r"^```sh\n(jq .*)\n(gptwo .*)\n```$", DATA_PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    texts = []
+    for number, (jq, command) in enumerate(found):
+        subprocess.run(jq, shell=True, check=True)
+        words = [*shlex.split(command)[1:], "--tokenizer", "char", "--val-fraction", "0"]
+        words[words.index("--out") + 1] = f"data{number}"
+        assert main(words) == 0
+        made = PreparedData.load(Path(f"data{number}"))
+        ids, learned = made.train.window(0, 999), made.train.learned(0, 999)
+        texts.append((made.tokenizer.decode(ids.tolist()), made.tokenizer.decode(ids[learned].tolist())))
+    assert texts[0] == ("Body.", "Body.")
+    assert texts[1] == ('system: Be kind.\nuser: Why?\nassistant: So "it" is.', ' So "it" is.')
 
 
 def test_the_page_on_data_names_every_set() -> None:

@@ -102,6 +102,7 @@ def test_ten_steps_are_those_of_a_plain_loop_over_transformers(
         weight_decay=DECAY,
         grad_clip=CLIP,
         seed=7,
+        device="cpu",
     )
     train(data, tmp_path / "run", config)
     lines = [line for line in metrics_of(tmp_path / "run") if "loss" in line]  # all but that of the start
@@ -129,7 +130,7 @@ def test_ten_steps_are_those_of_a_plain_loop_over_transformers(
 def test_transformers_loads_the_result_and_finds_the_validation_loss_that_was_reported(
     data: Path, tmp_path: Path
 ) -> None:
-    shape = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": BLOCK}
+    shape = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": BLOCK, "device": "cpu"}
     result = train(data, tmp_path / "run", TrainConfig(**shape, steps=40, lr=LR, warmup_steps=5, dropout=0.1, seed=3))
     model = AutoModelForCausalLM.from_pretrained(result.model)
     assert isinstance(model, GPT2LMHeadModel)
@@ -152,7 +153,9 @@ def test_transformers_loads_the_result_and_finds_the_validation_loss_that_was_re
 
 def test_what_a_checkpoint_of_transformers_says_of_itself_is_kept(data: Path, tmp_path: Path) -> None:
     start_from(tmp_path / "start", data, pad_token_id=5, layer_norm_epsilon=1e-6, summary_type="mean", n_inner=24)
-    config = TrainConfig(init=str(tmp_path / "start"), block_size=BLOCK, steps=2, dropout=0.2, save_dtype="bf16")
+    config = TrainConfig(
+        init=str(tmp_path / "start"), block_size=BLOCK, device="cpu", steps=2, dropout=0.2, save_dtype="bf16"
+    )
     train(data, tmp_path / "run", config)
     before, after = (
         json.loads((path / "config.json").read_text()) for path in (tmp_path / "start", tmp_path / "run/model")
@@ -165,7 +168,7 @@ def test_what_a_checkpoint_of_transformers_says_of_itself_is_kept(data: Path, tm
 
 def test_the_first_weights_are_drawn_as_transformers_draws_them(data: Path, tmp_path: Path) -> None:
     """Not the same numbers, but the same spread: 0.02, and 0.02 / sqrt(2 layers) where the residual stream is fed."""
-    config = TrainConfig(n_layer=8, n_head=2, n_embd=64, block_size=BLOCK, steps=1, lr=1e-12)
+    config = TrainConfig(n_layer=8, n_head=2, n_embd=64, block_size=BLOCK, device="cpu", steps=1, lr=1e-12)
     train(data, tmp_path / "run", config)
     ours = load_checkpoint(tmp_path / "run" / "model")
     torch.manual_seed(0)

@@ -12,7 +12,7 @@ from numpy.testing import assert_array_equal
 
 from gptwo.errors import DataError
 from gptwo.training.batch import IGNORED, Batch
-from gptwo.training.loader import BatchLoader, document_ids, validation_batches
+from gptwo.training.loader import BatchLoader, document_ids, validation_batches, validation_windows
 from gptwo.training.shards import NOT_LEARNED, Shard, ShardHeader, write_shard
 from gptwo.training.token_data import TokenData
 
@@ -204,3 +204,32 @@ def test_validation_covers_each_token_but_the_first_exactly_once(count: int, blo
 def test_the_last_validation_window_is_shorter_and_on_its_own() -> None:
     batches = list(validation_batches(data_of(6), block_size=2, batch_size=2))
     assert [batch.inputs.tolist() for batch in batches] == [[[0, 1], [2, 3]], [[4]]]
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, 300), st.integers(1, 9), st.integers(1, 5), st.integers(1, 9))
+def test_a_part_of_the_validation_data_is_whole_windows_at_even_distances(
+    count: int, block_size: int, batch_size: int, most: int
+) -> None:
+    data = data_of(count)
+    everything = list(validation_batches(data, block_size=block_size, batch_size=batch_size))
+    batches = list(validation_batches(data, block_size=block_size, batch_size=batch_size, most=most))
+    taken, there = validation_windows(data, block_size=block_size, batch_size=batch_size, most=most)
+    starts = [int(start) for batch in batches for start in batch.inputs[:, 0]]
+    if most * batch_size >= there:  # enough for all
+        assert taken == there
+        assert starts == [int(start) for batch in everything for start in batch.inputs[:, 0]]
+        return
+    assert [batch.inputs.shape for batch in batches] == [(batch_size, block_size)] * most
+    assert len(starts) == taken == most * batch_size
+    windows = np.array(starts) // block_size
+    assert_array_equal(windows * block_size, starts)
+    steps = np.diff([*windows, there + windows[0]])  # the last is as far from the end as the first from the beginning
+    assert set(steps) <= {there // taken, there // taken + 1}
+    assert min(steps) >= 1
+
+
+def test_a_part_of_masked_validation_data_keeps_its_mask() -> None:
+    data = masked_data([True, False] * 20)
+    for batch in validation_batches(data, block_size=3, batch_size=2, most=2):
+        assert_array_equal(batch.targets, np.where(batch.inputs % 2, batch.inputs + 1, IGNORED))

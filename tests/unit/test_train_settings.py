@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import gptwo.training.trainer
 from gptwo.cli import main
@@ -50,6 +51,7 @@ SCRATCH: dict[str, Any] = {
     "threads": 2,
     "distributed": "fsdp",
     "eval_every": 9,
+    "eval_batches": 5,
     "sample_every": 8,
     "sample_prompt": 'a "prompt"\n\x7f\t\\ é 😀 ',
     "save_every": 7,
@@ -135,6 +137,32 @@ def test_a_flag_beats_the_file_which_beats_the_default(name: str, tmp_path: Path
     assert {other: getattr(settings.config, other) for other in others} == {
         other: getattr(TrainConfig(**values), other) for other in others
     }
+
+
+@pytest.mark.parametrize(
+    ("here", "settings", "arguments", "said"),
+    [
+        (True, {}, [], "training on cuda\n"),
+        (True, {"device": "cpu"}, [], "training on cpu; --device cuda takes the graphics card\n"),
+        (True, {}, ["--device", "cpu"], ""),
+        (False, {}, [], ""),
+    ],
+)
+def test_where_there_is_a_graphics_card_it_is_said_whether_it_is_taken(
+    here: bool,
+    settings: dict[str, Any],
+    arguments: list[str],
+    said: str,
+    tmp_path: Path,
+    told: list[RunSettings],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: here)
+    path = written(tmp_path, {"data": "d", "out": "o", **settings})
+    assert main(["train", "--config", str(path), *arguments]) == 0
+    assert capsys.readouterr().err == said
+    assert len(told) == 1
 
 
 def test_the_places_may_stand_in_the_file_and_a_flag_beats_them(tmp_path: Path, told: list[RunSettings]) -> None:

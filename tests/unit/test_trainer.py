@@ -90,17 +90,21 @@ def test_a_model_from_scratch_has_the_shape_that_was_asked_for(whole: Path) -> N
     assert dataclasses.replace(checkpoint.config, extra={}) == expected
 
 
+def nats_of(model: gptwo.LanguageModel, ids: list[int]) -> float:
+    """The loss of all tokens but the first, summed."""
+    logits = model.logits(ids[:-1]).astype(np.float64)
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    logprobs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return float(-logprobs[np.arange(len(ids) - 1), ids[1:]].sum())
+
+
 def test_the_saved_model_gives_the_validation_loss_that_was_reported(whole: Path, data: Path) -> None:
     best = min((line for line in metrics_of(whole) if "val_loss" in line), key=lambda line: line["val_loss"])
     shard = read_shard(data / "val.bin")
     nats = 0.0
     with gptwo.load(whole / "model") as model:
         for start in range(0, len(shard) - 1, 8):
-            ids = shard.window(start, 9)
-            logits = model.logits(ids[:-1].tolist()).astype(np.float64)
-            shifted = logits - logits.max(axis=1, keepdims=True)
-            logprobs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-            nats -= logprobs[np.arange(len(ids) - 1), ids[1:]].sum()
+            nats += nats_of(model, shard.window(start, 9).tolist())
     assert nats / (len(shard) - 1) == pytest.approx(best["val_loss"], abs=1e-5)
 
 
@@ -197,6 +201,44 @@ def test_validation_data_shorter_than_a_window_will_do(tokens: int, tmp_path: Pa
     result = run(data, tmp_path / "run", steps=3)
     assert (result.best_val_loss is None) == (tokens == 1)
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()
+
+
+def test_an_evaluation_may_take_a_part_of_the_validation_data_and_says_so(data: Path, tmp_path: Path) -> None:
+    told: list[StepReport] = []
+    result = run(data, tmp_path / "run", told.append, eval_batches=2, batch_size=3, steps=6)
+    windows = (len(read_shard(data / "val.bin")) - 1) // 8
+    assert windows > 6
+    share = 6 / windows
+    validated = [report for report in told if report.val_loss is not None]
+    assert [report.step for report in validated] == [3, 6]
+    assert {report.val_share for report in validated} == {result.val_share} == {share}
+    assert [line.get("val_share") for line in metrics_of(tmp_path / "run")] == [None, None, share] * 2
+    words = f"of {100 * share:.3g}% of the validation data |"
+    card = (tmp_path / "run" / "model" / "README.md").read_text()
+    assert f" nats per character, {words}" in card
+    assert "the mean over 6 windows, the same each time and spread evenly, of those of 8 tokens" in card
+    assert "--eval-batches 2" in card
+    shard = read_shard(data / "val.bin")
+    starts = [number * windows // 6 * 8 for number in range(6)]
+    with gptwo.load(result.model) as model:
+        nats = sum(nats_of(model, shard.window(start, 9).tolist()) for start in starts)
+    assert nats / (6 * 8) == pytest.approx(result.best_val_loss, abs=1e-5)
+
+
+def test_more_batches_than_there_are_is_all_validation_data(data: Path, tmp_path: Path, whole: Path) -> None:
+    result = run(data, tmp_path / "run", eval_batches=1000)
+    assert result.val_share is None
+    assert metrics_of(tmp_path / "run") == metrics_of(whole)
+
+
+def test_a_model_to_start_from_is_evaluated_on_the_same_part(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    fitting = make_data(tmp_path, tokenizer=str(tiny_checkpoint))
+    result = from_model(tiny_checkpoint, fitting, tmp_path / "run", eval_batches=1, batch_size=2, steps=1, lr=1e-9)
+    before, after = metrics_of(tmp_path / "run")
+    assert before["val_loss"] == result.start_val_loss == pytest.approx(after["val_loss"], abs=1e-4)
+    assert before["val_share"] == after["val_share"] == result.val_share < 1
+    card = (tmp_path / "run" / "model" / "README.md").read_text()
+    assert card.count("% of the validation data |") == 2
 
 
 def test_training_data_shorter_than_a_window_is_refused(data: Path, tmp_path: Path) -> None:

@@ -10,13 +10,25 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_trainer
+import torch
 from tiny_run import SETTINGS, make_data
 from tiny_trainer import StopError, assert_same_run, from_model, run, stop_at
 
 from gptwo.checkpoint import load_checkpoint, save_checkpoint
-from gptwo.errors import ConfigError, DataError, GptwoError, InvalidRequestError, ModelNotFoundError, TrainingError
+from gptwo.errors import (
+    ConfigError,
+    DataError,
+    GptwoError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    TrainingError,
+    TrainingWarning,
+)
+from gptwo.model import GPT2
 from gptwo.tokenizer import Tokenizer
 from gptwo.training.config import TrainConfig
+from gptwo.training.config_file import RunSettings
+from gptwo.training.run_directory import remember_settings
 
 surroundings, data, whole = tiny_trainer.surroundings, tiny_trainer.data, tiny_trainer.whole
 
@@ -25,7 +37,8 @@ surroundings, data, whole = tiny_trainer.surroundings, tiny_trainer.data, tiny_t
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("lr", 0.02), ("steps", 13), ("seed", 1), ("n_layer", 2), ("dtype", "bf16"), ("min_lr", 0.0)]
+    ("name", "value"),
+    [("lr", 0.02), ("steps", 13), ("seed", 1), ("n_layer", 2), ("dtype", "bf16"), ("eval_batches", 3)],
 )
 def test_other_settings_on_a_run_that_exists_are_refused_by_name(
     name: str, value: Any, data: Path, tmp_path: Path, whole: Path
@@ -137,6 +150,66 @@ def test_a_place_that_cannot_be_written_is_an_error_that_names_it(data: Path, tm
     (tmp_path / "file").touch()
     with pytest.raises(TrainingError, match="file: cannot be written"):
         run(data, tmp_path / "file")
+
+
+# ---- the device
+
+
+def test_the_device_is_a_graphics_card_where_there_is_one(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def move_to(model: GPT2, device: str) -> GPT2:
+        asked.append(device)
+        raise StopError
+
+    monkeypatch.setattr(GPT2, "move_to", move_to)
+    for here in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda here=here: here)
+        for device in ("auto", "cpu", "cuda:1"):
+            with pytest.raises(StopError):
+                run(data, tmp_path / "run", device=device)
+    assert asked == ["cuda", "cpu", "cuda:1", "cpu", "cpu", "cuda:1"]
+
+
+def test_a_run_remembers_the_device_that_it_was_on(
+    data: Path, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(StopError):
+        run(data, tmp_path / "run", stop_at(7), device="auto")
+    assert '\ndevice = "cpu"\n' in (tmp_path / "run" / "train.toml").read_text()
+    run(data, tmp_path / "run", device="auto")
+    assert_same_run(tmp_path / "run", whole)
+    card = (tmp_path / "run" / "model" / "README.md").read_text()
+    assert " cores, cpu |" in card.replace("1 core,", "1 cores,")
+    assert "--device cpu" in card
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "steps", "warns"),
+    [
+        ("cpu", "cuda", 5, True),
+        ("cuda:1", "cpu", 5, True),
+        ("cuda", "cuda:1", 5, False),
+        ("cpu", "cuda", 0, False),
+        ("auto", "cuda", 5, False),
+        ("cpu", "cpu", 5, False),
+    ],
+)
+def test_a_run_that_goes_on_on_another_device_says_what_that_means(
+    before: str, now: str, steps: int, warns: bool, tmp_path: Path
+) -> None:
+    remember_settings(RunSettings(tmp_path, tmp_path, TrainConfig(device=before)), lambda: 0)
+    settings = RunSettings(tmp_path, tmp_path, TrainConfig(device=now))
+    if warns:
+        expected = f"made its steps so far on {before[:-2] if ':' in before else before} and goes on on {now}: "
+        with pytest.warns(TrainingWarning, match=expected):
+            remember_settings(settings, lambda: steps)
+    else:
+        remember_settings(settings, lambda: steps)
+    assert f'device = "{now}"\n' in (tmp_path / "train.toml").read_text()
 
 
 # ---- data

@@ -47,14 +47,14 @@ def _run(arguments: list[str]) -> int:
     import click
 
     from gptwo.cli.commands import program
-    from gptwo.errors import BackendWarning, CheckpointWarning, GptwoError
+    from gptwo.errors import BackendWarning, CheckpointWarning, GptwoError, TrainingWarning
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows "?", and no traceback
     show = warnings.showwarning
 
     def show_warning(message: Warning | str, category: type[Warning], *place: object, **more: object) -> None:
-        if issubclass(category, (BackendWarning, CheckpointWarning)):
+        if issubclass(category, (BackendWarning, CheckpointWarning, TrainingWarning)):
             _say(f"warning: {message}")
         else:
             show(message, category, *place, **more)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ import click
 from gptwo.cli.loading import as_path
 from gptwo.cli.parameters import SectionedCommand, given, parameters_of
 from gptwo.cli.terminal import write
-from gptwo.errors import InvalidRequestError, MissingDependencyError
+from gptwo.errors import InvalidRequestError, MissingDependencyError, plural
 from gptwo.training.config import OTHER_NAMES, TrainConfig
 from gptwo.training.config_file import PLACES, resolve
 
@@ -69,13 +69,13 @@ def command(config: str | None, **_: Any) -> None:
             raise click.exceptions.Exit(2) from error
         raise click.UsageError(str(error)) from error
     try:
-        import torch  # noqa: F401
+        import torch
     except ImportError as error:
         raise MissingDependencyError("training needs PyTorch: pip install '.[torch]' in gptwo's checkout") from error
     from gptwo.cli.train_display import Display
     from gptwo.training.report import StopRun
     from gptwo.training.trainer import train
-    from gptwo.training.world import ElsewhereError
+    from gptwo.training.world import ElsewhereError, chosen_device
 
     with _interruption(alone) as pressed, Display(settings, quiet=not shows) as display:
 
@@ -84,6 +84,9 @@ def command(config: str | None, **_: Any) -> None:
             if pressed.is_set() and report.step < settings.config.steps:
                 raise StopRun(report.step)
 
+        if "device" not in told and torch.cuda.is_available():
+            device = chosen_device(settings.config.device)
+            display.note(f"training on {device}" + "; --device cuda takes the graphics card" * (device == "cpu"))
         try:
             result = train(settings.data, settings.out, settings.config, on_step)
         except StopRun as stop:  # and the step is saved
@@ -114,11 +117,13 @@ def _tell(result: TrainResult, config: TrainConfig) -> None:
     elif result.resumed_from:
         write(f"went on from step {result.resumed_from:,}\n")
     if result.steps < config.steps:
-        write(f"ended with step {result.steps:,}: {config.patience} evaluations without a lower validation loss\n")
+        evaluations = f"{config.patience} {plural(config.patience, 'evaluation')}"
+        write(f"ended with step {result.steps:,}: {evaluations} without a lower validation loss\n")
     if result.start_val_loss is not None:
-        write(f"validation loss before the first step {result.start_val_loss:.4f} nats per token\n")
+        write(f"validation loss before the first step {nats(result.start_val_loss, None, result.val_share)}\n")
     if result.best_val_loss is not None:
-        write(f"best validation loss {nats(result.best_val_loss, result.best_val_nats_per_character)}\n")
+        words = nats(result.best_val_loss, result.best_val_nats_per_character, result.val_share)
+        write(f"best validation loss {words}\n")
     write(f"model in {result.model}\n")
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from gptwo.cli.terminal import bar, is_terminal, note, visible
 from gptwo.errors import GptwoError
+from gptwo.training.report import of_share
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +50,8 @@ class Display:
             return
         self._bar(report)
         if report.val_loss is not None:
-            self.note(f"step {report.step:,}: validation loss {nats(report.val_loss, report.val_nats_per_character)}")
+            words = nats(report.val_loss, report.val_nats_per_character, report.val_share)
+            self.note(f"step {report.step:,}: validation loss {words}")
         if report.sample is not None:
             self.note(f"step {report.step:,} writes:\n{visible(report.sample)}\n")
         if report.val_loss is not None and time.monotonic() - self._drawn > REDRAWN:
@@ -78,11 +80,12 @@ class Display:
         from torch import distributed
 
         from gptwo.training.peak import matrix_peak
+        from gptwo.training.world import chosen_device
 
         config = self._settings.config
         processes = distributed.get_world_size() if distributed.is_initialized() else 1
         dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
-        return matrix_peak(dtype, config.device) * processes
+        return matrix_peak(dtype, chosen_device(config.device)) * processes
 
     def _draw(self) -> None:
         """The loss as a picture; without matplotlib, that is said once."""
@@ -99,7 +102,8 @@ class Display:
         self._drawn = time.monotonic()
 
 
-def nats(per_token: float, per_character: float | None) -> str:
-    """A validation loss in words."""
+def nats(per_token: float, per_character: float | None, share: float | None) -> str:
+    """A validation loss in words, and how much of the validation data it is of, if not all."""
     words = f"{per_token:.4f} nats per token"
-    return words if per_character is None else f"{words}, {per_character:.4f} per character"
+    words += "" if per_character is None else f", {per_character:.4f} per character"
+    return words + of_share(share)

@@ -8,8 +8,10 @@ import shlex
 from pathlib import Path
 
 from gptwo.config import GPTConfig
+from gptwo.errors import plural
 from gptwo.training.config import TrainConfig
 from gptwo.training.prepared import PreparedData
+from gptwo.training.report import of_share
 from gptwo.training.token_data import TokenData
 
 BEGINNING = """---
@@ -44,9 +46,10 @@ def model_card(
     start_val_loss: float | None,
     val_loss: float | None,
     val_nats_per_character: float | None,
+    val_share: float | None,
 ) -> str:
     """Markdown with the front matter that model hubs read."""
-    names, minutes = ", ".join(data.texts), round(seconds / 60)
+    names, minutes, cores = ", ".join(data.texts), round(seconds / 60), os.cpu_count() or 1
     train, val = data.train, data.val
     lines = [
         f"# GPT-2, {shape.parameter_count:,} parameters, trained on {names}",
@@ -61,20 +64,24 @@ def model_card(
         f"| steps | {step} of {config.steps}{', the best by validation loss' if val_loss is not None else ''}, "
         f"{config.batch_size * config.grad_accumulation * config.block_size:,} tokens each |",
         f"| seed | {config.seed} |",
-        f"| time | {minutes} minute{'' if minutes == 1 else 's'}, {os.cpu_count()} cores, {config.device} |",
+        f"| time | {minutes} {plural(minutes, 'minute')}, {cores} {plural(cores, 'core')}, {config.device} |",
     ]
     if start_val_loss is not None:
-        lines.append(f"| validation loss before | {start_val_loss:.4f} nats per token |")
+        lines.append(f"| validation loss before | {start_val_loss:.4f} nats per token{of_share(val_share)} |")
     if val_loss is not None:
         lines.append(
             f"| validation loss | {val_loss:.4f} nats per token"
             + ("" if val_nats_per_character is None else f", {val_nats_per_character:.4f} nats per character")
+            + of_share(val_share)
             + " |"
         )
+    taken = "all validation tokens but the first, in windows"
+    if val_share is not None:
+        taken = f"{config.eval_batches * config.batch_size:,} windows, the same each time and spread evenly, of those"
     lines += [
         "",
-        "The validation loss is the mean over all validation tokens but the first, in windows of "
-        f"{config.block_size} tokens that lie end to end, each predicted from those before it in its window.",
+        f"The validation loss is the mean over {taken} of {config.block_size} tokens that lie end to end, each "
+        "predicted from those before it in its window.",
         "",
         "Made by:",
         "",
@@ -88,5 +95,7 @@ def model_card(
 
 
 def _amount(data: TokenData) -> str:
-    tokens = f"{data.count:,} tokens"
-    return tokens if data.characters is None else f"{data.characters:,} characters ({tokens})"
+    tokens = f"{data.count:,} {plural(data.count, 'token')}"
+    if data.characters is None:
+        return tokens
+    return f"{data.characters:,} {plural(data.characters, 'character')} ({tokens})"

@@ -42,6 +42,7 @@ OTHER_NAMES = {
     "max_grad_norm": "grad_clip",
     "eval_interval": "eval_every",
     "eval_steps": "eval_every",
+    "eval_iters": "eval_batches",
     "save_steps": "save_every",
     "save_total_limit": "keep",
     "out_dir": "out",
@@ -145,7 +146,7 @@ class TrainConfig:
         False, boolean, "Keep only the blocks' inputs and compute the rest again: less memory, a third more work."
     )
     compile: bool = option(False, boolean, "Compile the model with torch.compile.")
-    device: str = option("cpu", text, "PyTorch device.")
+    device: str = option("auto", text, "PyTorch device; auto is cuda where that can be used, and else cpu.")
     threads: int | None = option(None, integer(1, MOST_THREADS, optional=True), "Threads to compute with on a CPU.")
     distributed: Literal["auto", "ddp", "fsdp"] = option(
         "auto",
@@ -154,6 +155,9 @@ class TrainConfig:
     )
 
     eval_every: int = option(200, integer(1), "Steps between two evaluations on the validation data.")
+    eval_batches: int = option(
+        0, integer(0), "Batches of one evaluation, spread over the validation data, the same each time; 0 is all of it."
+    )
     sample_every: int = option(0, integer(0), "Steps between two texts that the model writes; 0 writes none.")
     sample_prompt: str = option("", _any_text, "What those texts begin with; nothing is a new document.")
     save_every: int = option(200, integer(1), "Steps between two checkpoints to resume from.")

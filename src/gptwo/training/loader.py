@@ -68,20 +68,27 @@ class BatchLoader:
 
 
 def validation_batches(
-    data: TokenData, *, block_size: int, batch_size: int, documents: bool = False
+    data: TokenData, *, block_size: int, batch_size: int, most: int = 0, documents: bool = False
 ) -> Iterator[Batch]:
     """Windows end to end over all tokens, batch_size of them together, the last one shorter and on its own.
 
-    Each token but the first is a target exactly once; fewer than two tokens give no batch.
+    Each token but the first is a target exactly once; fewer than two tokens give no batch. most: no more batches than
+    these, of whole windows at even distances, always the same; 0 for all.
     Example: tokens 0 to 5, block_size 2, batch_size 2: inputs [[0, 1], [2, 3]], then [[4]].
     """
-    whole = max(0, len(data) - 1) // block_size
-    for first in range(0, whole, batch_size):
-        windows = range(first, min(first + batch_size, whole))
+    taken, whole = validation_windows(data, block_size=block_size, batch_size=batch_size, most=most)
+    for first in range(0, taken, batch_size):
+        windows = (number * whole // taken for number in range(first, min(first + batch_size, taken)))
         yield _batch(data, [window * block_size for window in windows], block_size, documents=documents)
     rest = len(data) - 1 - whole * block_size
-    if rest > 0:
+    if rest > 0 and taken == whole:
         yield _batch(data, [whole * block_size], rest, documents=documents)
+
+
+def validation_windows(data: TokenData, *, block_size: int, batch_size: int, most: int) -> tuple[int, int]:
+    """How many whole windows `validation_batches` takes, and how many there are."""
+    whole = max(0, len(data) - 1) // block_size
+    return min(most * batch_size, whole) if most else whole, whole
 
 
 def _batch(data: TokenData, starts: Sequence[int], length: int, *, documents: bool) -> Batch:

@@ -23,8 +23,10 @@ class StepReport:
     flops_per_second: float
     """Operations of the model's matrix products, of all processes together."""
     val_loss: float | None = None
-    """Nats per target over all validation data."""
+    """Nats per target of the validation data."""
     val_nats_per_character: float | None = None
+    val_share: float | None = None
+    """How much of the validation data that is, if `eval_batches` leaves some out."""
     sample: str | None = None
     """A text that the model wrote, with its prompt."""
 
@@ -47,6 +49,13 @@ class TrainResult:
     best_val_nats_per_character: float | None
     resumed_from: int
     """Steps that were done before; as many as `steps` if the run was complete, and nothing was done now."""
+    val_share: float | None = None
+    """How much of the validation data the losses are of, if not all."""
+
+
+def of_share(share: float | None) -> str:
+    """The end of a validation loss in words: ", of 12.5% of the validation data" for 0.125, nothing for None."""
+    return "" if share is None else f", of {100 * share:.3g}% of the validation data"
 
 
 class StopRun(Exception):  # noqa: N818 - no error

@@ -6,12 +6,13 @@ import contextlib
 import json
 import math
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from gptwo.checkpoint import clear_saving_leftovers
-from gptwo.errors import InvalidRequestError, TrainingError
+from gptwo.errors import InvalidRequestError, TrainingError, TrainingWarning
 from gptwo.files import only_holder, replace_file
 from gptwo.training.config import CHANGEABLE
 from gptwo.training.config_file import RunSettings, resolve, to_toml
@@ -50,6 +51,7 @@ def remember_settings(settings: RunSettings, steps_made: Callable[[], int]) -> N
             before = resolve(path, {})
             _check_same(before, settings)
             _check_steps(before, settings, steps_made)
+            _tell_of_another_device(before, settings, steps_made)
             if before.config == settings.config:
                 return
         with replace_file(path) as file:
@@ -83,6 +85,17 @@ def _check_steps(before: RunSettings, now: RunSettings, steps_made: Callable[[],
             f"{made:,} steps that were made hangs on that (with schedule 'constant', or 'wsd' before its decay, it "
             "would not); give the same number to go on, or start another run from its model with --init "
             f"{now.out / MODEL}"
+        )
+
+
+def _tell_of_another_device(before: RunSettings, now: RunSettings, steps_made: Callable[[], int]) -> None:
+    old, new = (settings.config.device.partition(":")[0] for settings in (before, now))
+    if old not in (new, "auto") and steps_made():
+        warnings.warn(
+            f"{now.out} made its steps so far on {old} and goes on on {new}: it learns as well there, but its bits are "
+            "not those of a run that stayed",
+            TrainingWarning,
+            stacklevel=2,
         )
 
 

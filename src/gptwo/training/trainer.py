@@ -44,8 +44,8 @@ from gptwo.training.schedule import learning_rate
 from gptwo.training.start import first_model
 from gptwo.training.step import Stepper
 from gptwo.training.tensorboard import tensorboard
-from gptwo.training.validation import validation_loss
-from gptwo.training.world import World, open_world
+from gptwo.training.validation import validation_loss, validation_share
+from gptwo.training.world import World, chosen_device, open_world
 
 OnStep = Callable[[StepReport], None]
 
@@ -61,6 +61,7 @@ def train(data: Path | str, out: Path | str, config: TrainConfig, on_step: OnSte
     InvalidRequestError for a device that is not there or a prompt for samples that is too long,
     MissingDependencyError without what TensorBoard needs, and NumericalError if the loss is no longer a number.
     """
+    config = replace(config, device=chosen_device(config.device))  # which is what the run remembers
     settings = RunSettings(Path(data), Path(out), config)
     out = settings.out
     with _enough_memory(), open_world(config.device) as world:
@@ -96,6 +97,7 @@ class _Run:
             seed=config.seed,
             documents=config.document_attention,
         )
+        self.val_share = validation_share(self.data.val, config)
         with world.first_goes_first():
             model = first_model(config, self.data)
         self.model = model.move_to(world.device(config.device))
@@ -122,7 +124,8 @@ class _Run:
                     lines = held.enter_context(run_directory.metrics(self.out, first))
                     write.append(lambda report: lines(report.to_dict()))
                     if first == 0 and self.progress.start is not None:
-                        lines({"step": 0, "val_loss": self.progress.start})
+                        share = {} if self.val_share is None else {"val_share": self.val_share}
+                        lines({"step": 0, "val_loss": self.progress.start, **share})
                     if self.config.tensorboard:
                         write.append(held.enter_context(tensorboard(self.out, first)))
                 self._steps(write, on_step, held)
@@ -135,6 +138,7 @@ class _Run:
             best_val_loss=self.progress.best,
             best_val_nats_per_character=self._per_character(self.progress.best),
             resumed_from=first,
+            val_share=self.val_share,
         )
 
     def _steps(self, write: list[Callable[[StepReport], None]], on_step: OnStep, held: contextlib.ExitStack) -> None:
@@ -169,6 +173,7 @@ class _Run:
                 flops_per_second=tokens * self.flops_per_token / took,
                 val_loss=val_loss,
                 val_nats_per_character=self._per_character(val_loss),
+                val_share=None if val_loss is None else self.val_share,
                 sample=self._sample() if config.sample_every and done % config.sample_every == 0 else None,
             )
             # The checkpoint comes last: where it is, the metrics and the model of its step are.
@@ -194,6 +199,7 @@ class _Run:
                 self.data.val,
                 block_size=config.block_size,
                 batch_size=config.batch_size,
+                most=config.eval_batches,
                 documents=config.document_attention,
             ),
         )
@@ -293,6 +299,7 @@ class _Run:
             start_val_loss=self.progress.start,
             val_loss=self.progress.best,
             val_nats_per_character=self._per_character(self.progress.best),
+            val_share=self.val_share,
         )
         save_model(model, self.out / run_directory.MODEL, self.data.tokenizer, self.config, card)
 

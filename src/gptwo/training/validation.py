@@ -1,4 +1,4 @@
-"""The loss on the validation data."""
+"""The loss on the validation data, or on a part of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,18 @@ from collections.abc import Iterable
 import torch
 
 from gptwo.training.batch import Batch
+from gptwo.training.config import TrainConfig
+from gptwo.training.loader import validation_windows
 from gptwo.training.step import Stepper
+from gptwo.training.token_data import TokenData
+
+
+def validation_share(data: TokenData, config: TrainConfig) -> float | None:
+    """How much of the validation data is evaluated; None for all of it."""
+    taken, there = validation_windows(
+        data, block_size=config.block_size, batch_size=config.batch_size, most=config.eval_batches
+    )
+    return taken / there if taken < there else None
 
 
 @torch.no_grad()

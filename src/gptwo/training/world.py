@@ -86,6 +86,13 @@ class World:
             yield
 
 
+def chosen_device(name: str) -> str:
+    """The device that a setting means: for `auto` cuda, if PyTorch can use it here, and else the CPU."""
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 @contextlib.contextmanager
 def open_world(device: str) -> Iterator[World]:
     """The processes of this run, told apart by what `torchrun` put into the environment; they part at the end.
