@@ -179,7 +179,7 @@ class CheckpointWarning(UserWarning):
 
 
 class TrainingWarning(UserWarning):
-    """A run goes on, and not quite as it would have elsewhere."""
+    """A training run goes on otherwise than it began."""
 
 
 class BackendWarning(UserWarning):

@@ -52,7 +52,7 @@ def test_finished_data_is_not_replaced_by_another_command(
     assert main(arguments) == 1
     assert capsys.readouterr() == (
         "",
-        f"gptwo: out: holds data that {made.command!r} made, of other texts or settings; "
+        f"gptwo: out: holds finished data of other texts or settings, made by {made.command!r}; "
         "--restart makes it anew, and another --out leaves it\n",
     )
     assert content(tmp_path / "out") == before

@@ -213,7 +213,7 @@ def test_an_evaluation_may_take_a_part_of_the_validation_data_and_says_so(data: 
     assert [report.step for report in validated] == [3, 6]
     assert {report.val_share for report in validated} == {result.val_share} == {share}
     assert [line.get("val_share") for line in metrics_of(tmp_path / "run")] == [None, None, share] * 2
-    words = f"of {100 * share:.3g}% of the validation data |"
+    words = f"on {100 * share:.3g}% of the validation data |"
     card = (tmp_path / "run" / "model" / "README.md").read_text()
     assert f" nats per character, {words}" in card
     assert "the mean over 6 windows, the same each time and spread evenly, of those of 8 tokens" in card

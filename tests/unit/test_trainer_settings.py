@@ -313,6 +313,24 @@ def test_the_losses_are_drawn_as_a_picture(whole: Path, tmp_path: Path) -> None:
         draw_loss_curve(out)
 
 
+def test_the_loss_of_the_model_that_a_run_starts_from_is_drawn_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    axes = pytest.importorskip("matplotlib.axes", reason="needs the extra `plot`")
+    lines = [{"step": 0, "val_loss": 4.0}, {"step": 1, "loss": 3.5}, {"step": 2, "loss": 3.0, "val_loss": 3.25}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    drawn: dict[str, tuple[Any, ...]] = {}
+    plot = axes.Axes.plot
+
+    def remember(self: Any, *points: Any, **style: Any) -> Any:
+        drawn[style["label"]] = points
+        return plot(self, *points, **style)
+
+    monkeypatch.setattr(axes.Axes, "plot", remember)
+    draw_loss_curve(tmp_path)
+    assert drawn == {"training": ([1, 2], [3.5, 3.0]), "validation": ((0, 2), (4.0, 3.25))}
+
+
 def test_without_matplotlib_drawing_says_what_to_install(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without("matplotlib", monkeypatch)
     with pytest.raises(MissingDependencyError, match="drawing needs matplotlib"):

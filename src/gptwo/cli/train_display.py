@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from gptwo.cli.terminal import bar, is_terminal, note, visible
 from gptwo.errors import GptwoError
-from gptwo.training.report import of_share
+from gptwo.training.report import on_share
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,4 +106,4 @@ def nats(per_token: float, per_character: float | None, share: float | None) -> 
     """A validation loss in words, and how much of the validation data it is of, if not all."""
     words = f"{per_token:.4f} nats per token"
     words += "" if per_character is None else f", {per_character:.4f} per character"
-    return words + of_share(share)
+    return words + on_share(share)

@@ -11,7 +11,7 @@ from gptwo.config import GPTConfig
 from gptwo.errors import plural
 from gptwo.training.config import TrainConfig
 from gptwo.training.prepared import PreparedData
-from gptwo.training.report import of_share
+from gptwo.training.report import on_share
 from gptwo.training.token_data import TokenData
 
 BEGINNING = """---
@@ -67,12 +67,12 @@ def model_card(
         f"| time | {minutes} {plural(minutes, 'minute')}, {cores} {plural(cores, 'core')}, {config.device} |",
     ]
     if start_val_loss is not None:
-        lines.append(f"| validation loss before | {start_val_loss:.4f} nats per token{of_share(val_share)} |")
+        lines.append(f"| validation loss before | {start_val_loss:.4f} nats per token{on_share(val_share)} |")
     if val_loss is not None:
         lines.append(
             f"| validation loss | {val_loss:.4f} nats per token"
             + ("" if val_nats_per_character is None else f", {val_nats_per_character:.4f} nats per character")
-            + of_share(val_share)
+            + on_share(val_share)
             + " |"
         )
     taken = "all validation tokens but the first, in windows"

@@ -1,4 +1,4 @@
-"""A process that encodes texts: what `Encoders` (encoding.py) starts, one for each core.
+"""A process that encodes texts: what `encode_in_order` (encoding.py) starts, one for each core.
 
 Its argument is a tokenizer's directory. On standard input come frames, each a list of texts as JSON; on standard output
 goes a frame for each: 0 and the ids of all texts, or 1 and an error. It ends when standard input does.

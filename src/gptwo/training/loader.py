@@ -16,8 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gptwo.errors import DataError, plural
-from gptwo.training.batch import IGNORED
-from gptwo.training.batch import Batch as Batch  # for those who look for it here
+from gptwo.training.batch import IGNORED, Batch
 from gptwo.training.token_data import TokenData
 
 

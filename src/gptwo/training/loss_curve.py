@@ -74,7 +74,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
             values = json.loads(line)
             if isinstance(values, dict) and all(finite(values.get(name, 0.0)) is not None for name in MEASURES):
                 found.append(values)
-    return [values for values in found if "step" in values and "loss" in values]
+    return [values for values in found if "step" in values]
 
 
 def _means(steps: list[int], losses: list[float]) -> tuple[list[int], list[float]]:

@@ -115,9 +115,11 @@ def _finished(out: Path, key: str, restart: bool) -> PreparedData | None:
     except DataError:  # whose advice is to make it again
         return None
     if description.get("key") != key:
+        command = description.get("command")
+        made_by = f", made by {one_line(command)!r}" if command and isinstance(command, str) else ""
         raise DataError(
-            f"{out}: holds data that {one_line(description.get('command'))!r} made, of other texts or settings; "
-            "--restart makes it anew, and another --out leaves it"
+            f"{out}: holds finished data of other texts or settings{made_by}; --restart makes it anew, and another "
+            "--out leaves it"
         )
     try:
         return PreparedData.load(out)

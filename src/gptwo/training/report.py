@@ -53,9 +53,9 @@ class TrainResult:
     """How much of the validation data the losses are of, if not all."""
 
 
-def of_share(share: float | None) -> str:
-    """The end of a validation loss in words: ", of 12.5% of the validation data" for 0.125, nothing for None."""
-    return "" if share is None else f", of {100 * share:.3g}% of the validation data"
+def on_share(share: float | None) -> str:
+    """The end of a validation loss in words: ", on 12.5% of the validation data" for 0.125, nothing for None."""
+    return "" if share is None else f", on {100 * share:.3g}% of the validation data"
 
 
 class StopRun(Exception):  # noqa: N818 - no error
