@@ -38,7 +38,7 @@ surroundings, data, whole = tiny_trainer.surroundings, tiny_trainer.data, tiny_t
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("lr", 0.02), ("steps", 13), ("seed", 1), ("n_layer", 2), ("dtype", "bf16"), ("eval_batches", 3)],
+    [("lr", 0.02), ("steps", 13), ("seed", 1), ("n_layer", 2), ("dtype", "bf16"), ("min_lr", 0.0), ("eval_batches", 3)],
 )
 def test_other_settings_on_a_run_that_exists_are_refused_by_name(
     name: str, value: Any, data: Path, tmp_path: Path, whole: Path
