@@ -181,11 +181,11 @@ def test_processes_are_started_for_what_is_large_only(texts: list[Path], tmp_pat
 
 def test_what_is_complete_is_not_made_again(texts: list[Path], tmp_path: Path, monkeypatch: Any) -> None:
     made = prepare(texts[:2], tmp_path / "out", tokenizer="char")
-    monkeypatch.setattr(module, "_encode", None)
     told: list[str] = []
-    assert prepare(texts[:2], tmp_path / "out", tokenizer="char", workers=5, notice=told.append) == made
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_encode", None)
+        assert prepare(texts[:2], tmp_path / "out", tokenizer="char", workers=5, notice=told.append) == made
     assert told == [f"{tmp_path / 'out'}: holds this already; nothing was done"]
-    monkeypatch.undo()
     (tmp_path / "out" / "train.bin").write_bytes(b"")
     assert prepare(texts[:2], tmp_path / "out", tokenizer="char") == made
 
