@@ -27,6 +27,7 @@ SCRATCH: dict[str, Any] = {
     "document_attention": True,
     "dropout": 0.25,
     "attn_dropout": 0.125,
+    "split_tokens": 0.0625,
     "batch_size": 3,
     "grad_accumulation": 4,
     "steps": 77,

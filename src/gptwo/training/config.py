@@ -93,6 +93,13 @@ class TrainConfig:
         None, number(0.0, 0.95, optional=True), "Dropout on attention weights; none is the same as dropout."
     )
 
+    split_tokens: float = option(
+        0.0,
+        number(0.0, 0.9),
+        "Share of tokens split at random into two that spell the same, against overfitting; falls with the learning "
+        "rate.",
+    )
+
     batch_size: int = option(16, integer(1), "Windows in one forward pass.")
     grad_accumulation: int = option(
         1, integer(1), "Forward passes whose gradients make one step, those of all processes together."

@@ -10,7 +10,8 @@ B batch, T block size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from gptwo.errors import DataError, plural
 from gptwo.training.batch import IGNORED, Batch
 from gptwo.training.token_data import TokenData
+from gptwo.training.token_splitting import TokenSplitter
 
 
 class BatchLoader:
@@ -29,16 +31,27 @@ class BatchLoader:
     """
 
     def __init__(
-        self, data: TokenData, *, block_size: int, batch_size: int, seed: int, documents: bool = False
+        self,
+        data: TokenData,
+        *,
+        block_size: int,
+        batch_size: int,
+        seed: int,
+        documents: bool = False,
+        splitter: TokenSplitter | None = None,
+        split_share: Callable[[int], float] = lambda number: 0.0,
     ) -> None:
-        """documents: say which document each token belongs to. Raises DataError for too few tokens for one window."""
+        """documents: say which document each token belongs to. splitter: splits tokens, of batch k a share of
+        split_share(k); what is then beyond the end of a window is left out. Raises DataError for too few tokens for one
+        window.
+        """
         if len(data) < block_size + 1:
             raise DataError(
                 f"{data.path}: has {len(data)} {plural(len(data), 'token')}, fewer than block_size + 1 = "
                 f"{block_size + 1}; give more text, or a smaller block_size"
             )
         self.data, self.block_size, self.batch_size, self.seed = data, block_size, batch_size, seed
-        self.documents = documents
+        self.documents, self.splitter, self.split_share = documents, splitter, split_share
         spare = min(block_size, len(data) - block_size - 1)
         self._offsets = spare + 1
         self.windows_per_epoch = (len(data) - 1 - spare) // block_size
@@ -47,8 +60,18 @@ class BatchLoader:
     def batch(self, number: int) -> Batch:
         """Batch `number`, from 0. Raises DataError for a broken shard."""
         first = number * self.batch_size
-        starts = [self._start(window) for window in range(first, first + self.batch_size)]
-        return _batch(self.data, starts, self.block_size, documents=self.documents)
+        windows = range(first, first + self.batch_size)
+        share = self.split_share(number) if self.splitter is not None else 0.0
+        rows = [self._row(window, share) for window in windows]
+        return _batch(self.data, rows, documents=self.documents)
+
+    def _row(self, window: int, share: float) -> _Row:
+        row = _row(self.data, self._start(window), self.block_size + 1)
+        if self.splitter is None or share == 0.0:
+            return row
+        generator = np.random.Generator(np.random.PCG64([self.seed & (2**64 - 1), 0, window]))
+        ids, source = self.splitter.split(row.ids, share, generator)
+        return _Row(ids[: self.block_size + 1], row.learned[source][: self.block_size + 1])
 
     def epochs(self, batches: int) -> float:
         """How many times the data has been gone through after that many batches."""
@@ -78,10 +101,11 @@ def validation_batches(
     taken, whole = validation_windows(data, block_size=block_size, batch_size=batch_size, most=most)
     for first in range(0, taken, batch_size):
         windows = (number * whole // taken for number in range(first, min(first + batch_size, taken)))
-        yield _batch(data, [window * block_size for window in windows], block_size, documents=documents)
+        rows = [_row(data, window * block_size, block_size + 1) for window in windows]
+        yield _batch(data, rows, documents=documents)
     rest = len(data) - 1 - whole * block_size
     if rest > 0 and taken == whole:
-        yield _batch(data, [whole * block_size], rest, documents=documents)
+        yield _batch(data, [_row(data, whole * block_size, rest + 1)], documents=documents)
 
 
 def validation_windows(data: TokenData, *, block_size: int, batch_size: int, most: int) -> tuple[int, int]:
@@ -90,12 +114,20 @@ def validation_windows(data: TokenData, *, block_size: int, batch_size: int, mos
     return min(most * batch_size, whole) if most else whole, whole
 
 
-def _batch(data: TokenData, starts: Sequence[int], length: int, *, documents: bool) -> Batch:
-    rows = np.stack([data.window(start, length + 1) for start in starts])  # (B, T + 1)
-    inputs, targets = rows[:, :-1], rows[:, 1:]
+class _Row(NamedTuple):
+    ids: npt.NDArray[np.int64]  # (T + 1,)
+    learned: npt.NDArray[np.bool_]  # (T + 1,): which of them may be targets
+
+
+def _row(data: TokenData, start: int, length: int) -> _Row:
+    return _Row(data.window(start, length), data.learned(start, length))
+
+
+def _batch(data: TokenData, rows: Sequence[_Row], *, documents: bool) -> Batch:
+    ids = np.stack([row.ids for row in rows])  # (B, T + 1)
+    inputs, targets = ids[:, :-1], ids[:, 1:]
     if data.masked:
-        learned = np.stack([data.learned(start + 1, length) for start in starts])  # (B, T)
-        targets = np.where(learned, targets, IGNORED)
+        targets = np.where(np.stack([row.learned[1:] for row in rows]), targets, IGNORED)
     return Batch(inputs, targets, document_ids(inputs, data.end_of_text_id) if documents else None)
 
 

@@ -1,4 +1,4 @@
-"""The learning rate over the steps."""
+"""What changes over the steps: the learning rate, and what falls with it."""
 
 from __future__ import annotations
 
@@ -26,6 +26,17 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     share = min(1.0, max(0, step - first) / max(1, config.steps - first))
     left = 0.5 * (1.0 + math.cos(math.pi * share)) if config.schedule == "cosine" else 1.0 - share
     return config.final_lr + (config.lr - config.final_lr) * left
+
+
+def split_share(step: int, config: TrainConfig) -> float:
+    """The share of tokens that are split in step `step` (from 0): `split_tokens`, falling as the learning rate does.
+
+    At the end no token is split, so that the model learns the text as the tokenizer cuts it, which is how it will be
+    read; with `constant` the share stays.
+    """
+    if config.schedule == "constant" or step < config.warmup or config.lr == config.final_lr:
+        return config.split_tokens
+    return config.split_tokens * (learning_rate(step, config) - config.final_lr) / (config.lr - config.final_lr)
 
 
 def same_rates(one: TrainConfig, other: TrainConfig, steps: int) -> bool:

@@ -40,10 +40,11 @@ from gptwo.training.run_checkpoint import (
 )
 from gptwo.training.run_state import empty_state, load_run_state, run_state
 from gptwo.training.sample import check_prompt, prompt_ids, sample
-from gptwo.training.schedule import learning_rate
+from gptwo.training.schedule import learning_rate, split_share
 from gptwo.training.start import first_model
 from gptwo.training.step import Stepper
 from gptwo.training.tensorboard import tensorboard
+from gptwo.training.token_splitting import TokenSplitter
 from gptwo.training.validation import validation_loss, validation_share
 from gptwo.training.world import World, chosen_device, open_world
 
@@ -96,6 +97,8 @@ class _Run:
             batch_size=config.batch_size,
             seed=config.seed,
             documents=config.document_attention,
+            splitter=self._splitter(),
+            split_share=lambda number: split_share(number // config.grad_accumulation, config),
         )
         self.val_share = validation_share(self.data.val, config)
         with world.first_goes_first():
@@ -110,6 +113,15 @@ class _Run:
         self.optimizers = make_optimizers(self.model, config)
         self.stepper = Stepper(objective, self.optimizers, self.loader, config, world)
         self.progress = Progress()
+
+    def _splitter(self) -> TokenSplitter | None:
+        if not self.config.split_tokens:
+            return None
+        vocabulary = self.data.tokenizer.vocabulary
+        splitter = TokenSplitter(vocabulary.tokens, vocabulary.special)
+        if not splitter.ways.any():
+            raise TrainingError("split_tokens is for tokens of several characters, which this tokenizer does not have")
+        return splitter
 
     def run(self, on_step: OnStep) -> TrainResult:
         """All the steps that are still to be made."""
