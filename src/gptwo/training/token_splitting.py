@@ -31,7 +31,7 @@ class TokenSplitter:
                 pairs += [(left, right) for left, right in halves if left is not None and right is not None]
             first.append(len(pairs))
         self._first: Ids = np.array(first[:-1], dtype=np.int64)
-        self.ways: Ids = np.diff(np.array(first, dtype=np.int64))
+        self.ways: Ids = np.array(first[1:], dtype=np.int64) - self._first
         """In how many ways each token can be split in two, int64 (V,)."""
         self._pairs: Ids = np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
