@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 from made_explanation import HOSTILE, made_explanation
 
-from gptwo.inspection.page import bundle, json_block, page_of, views_folder
+from gptwo.inspection.page import STYLES, bundle, json_block, page_of, views_folder
 
 
 class Outline(HTMLParser):
@@ -81,15 +81,22 @@ def test_the_modules_of_the_page_become_one_script_in_the_order_they_need() -> N
     assert "</" not in script
 
 
-def test_the_playground_and_the_page_name_the_same_colours() -> None:
-    from gptwo.server.pages import _folder
+def test_what_the_page_and_the_playground_share_is_written_once() -> None:
+    from gptwo.server.pages import SHARED, _folder
 
-    def colours(style: str) -> dict[str, str]:
-        return dict(re.findall(r"^  (--[\w-]+): (.+);$", style, re.MULTILINE))
+    def names(style: str) -> set[str]:
+        """Its variables and selectors, but for plain elements and `:root`, of which each sheet says more."""
+        selectors = re.findall(r"^([.:*\[].*?)(?:,| \{)$", style, re.MULTILINE)
+        return {*selectors, *re.findall(r"^  (--[\w-]+):", style, re.MULTILINE)} - {":root"}
 
-    own = colours(views_folder().joinpath("palette.css").read_text(encoding="utf-8"))
-    theme = colours(_folder().joinpath("theme.css").read_text(encoding="utf-8"))
-    assert own == {name: theme[name] for name in own}
+    sheets = [path for folder in (views_folder(), _folder()) for path in folder.iterdir() if path.name.endswith(".css")]
+    (base,) = (names(path.read_text(encoding="utf-8")) for path in sheets if path.name == "base.css")
+    assert {"--paper", "--p6", "--mono", ".sr", ".skip", ":focus-visible", ':root[data-theme="dark"]'} <= base
+    again = [(str(path), names(path.read_text(encoding="utf-8")) & base) for path in sheets if path.name != "base.css"]
+    assert [found for found in again if found[1]] == []
+    index = _folder().joinpath("index.html").read_text(encoding="utf-8")
+    assert STYLES[0] == SHARED[0] == "base.css"
+    assert re.findall(r'rel="stylesheet" href="playground/(.*)"', index)[0] == "views/base.css"
 
 
 def test_a_long_prompt_gives_a_short_title() -> None:

@@ -13,7 +13,7 @@ from importlib.resources.abc import Traversable
 
 from gptwo.inspection.explanation import Explanation
 
-STYLES = ("palette.css", "page.css", "views.css")
+STYLES = ("base.css", "page.css", "views.css")
 ENTRY = "page.js"
 _IMPORT = re.compile(r'^import [^;]*? from "\./([^"]+)";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(?:const|function|class) (\w+))", re.MULTILINE)

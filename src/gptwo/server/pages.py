@@ -21,6 +21,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
     "connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+SHARED = ("base.css", "views.css")  # stylesheets of the views that are the playground's too
 SAFE = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 # Those of the system's own table differ from machine to machine.
 TYPES = {
@@ -53,7 +54,7 @@ def add_playground(app: FastAPI) -> None:
     """
     pages = _pages(_folder())
     views = _pages(views_folder())  # of `gptwo explain`, some of which the playground shows too
-    pages |= {f"views/{name}": page for name, page in views.items() if name == "views.css" or name.endswith(".js")}
+    pages |= {f"views/{name}": page for name, page in views.items() if name in SHARED or name.endswith(".js")}
     pages["parameters.json"] = Page(json.dumps(playground_parameters()).encode(), TYPES[".json"])
 
     async def index(request: Request) -> Response:
