@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from gptwo.errors import InvalidRequestError, TokenizerError
+from gptwo.text_encoder import parts
 from gptwo.tokenizer import BYTE_OF_CHARACTER, END_OF_TEXT, Tokenizer, pad
 
 TEXT = "the cat sat on the mat; the hat is the cat's. Größe, naïve, 猫が座る 🎉🎉 the end\n" * 5
@@ -515,13 +516,13 @@ def _write_pair(directory: Path) -> None:
 @given(st.lists(st.sampled_from(["a", " ", "  ", "\n", "'s", "9", "é", "-", " the", "\u00a0", END_OF_TEXT, " x"])))
 def test_a_long_text_is_cut_into_the_same_tokens_in_parts_and_whole(pieces: list[str]) -> None:
     text = "".join(pieces)
-    parts = [*BPE._parts(text, 3)]
-    assert "".join(parts) == text
-    assert [token for part in parts for token in BPE.encode(part)] == BPE.encode(text)
+    cut = [*parts(text, 3)]
+    assert "".join(cut) == text
+    assert [token for part in cut for token in BPE.encode(part)] == BPE.encode(text)
 
 
 def test_megabytes_are_encoded_in_parts_only_where_words_are_cut_in_any_case() -> None:
     text = "a long text of words, and 3 numbers;\n " * 2_000
-    assert len([*BPE._parts(text)]) > 1
+    assert len([*parts(text)]) > 1
     assert BPE.decode(BPE.encode(text)) == text
-    assert len([*BPE._parts("x" * 100_000)]) == 1
+    assert len([*parts("x" * 100_000)]) == 1
