@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-import os
-import threading
-import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import overload
 
 import numpy as np
 
 from gptwo.config import GPTConfig
 from gptwo.decoder.protocol import Decoder, Floats
-from gptwo.engine import Completion, Engine, Event, Failure, Likelihood, Piece, Scored
+from gptwo.engine import Completion, Engine, Likelihood, Piece, Scored
 from gptwo.engine.request import KeepLogits, check_token_ids
 from gptwo.engine.text import token_text
 from gptwo.errors import DecoderError, InvalidRequestError
@@ -24,11 +21,11 @@ from gptwo.options import is_integer, shown
 from gptwo.sampling import BeamParams, SamplingParams
 from gptwo.sampling.native import token_logprobs
 from gptwo.scoring import Score, make_score, windows
+from gptwo.shared_engine import SharedEngine
 from gptwo.tokenizer import Tokenizer
 
 Params = SamplingParams | BeamParams
 Progress = Callable[[float], None]
-Result = TypeVar("Result")
 # So many scored texts are under way beside the one that is waited for: more than a step has room for.
 QUESTIONS_AHEAD = 64
 
@@ -85,18 +82,7 @@ class LanguageModel:
         self.name = name
         self.tokenizer = tokenizer
         self._model = OpenModel(name, decoder, tokenizer)
-        self._begin(Engine(decoder, tokenizer))
-        _MODELS.add(self)
-
-    def _begin(self, engine: Engine) -> None:
-        self._engine = engine
-        # Only a lock that knows its owner can be released for certain by one who was interrupted while taking it.
-        self._door, self._lock = threading.Lock(), threading.RLock()
-        self._owner: int | None = None  # the thread that has a turn
-        self._arrived: deque[Event] = deque()  # from the engine, and not in an inbox yet
-        self._inbox: dict[int, deque[Event]] = {}
-        self._streamed: set[int] = set()
-        self._dropped: deque[int] = deque()
+        self._shared = SharedEngine(Engine(decoder, tokenizer), name)
 
     @property
     def config(self) -> GPTConfig:
@@ -187,15 +173,15 @@ class LanguageModel:
         pending: deque[int] = deque()
         try:
             for context, continuations in questions:
-                self._ask(context, continuations, shares, pending)
+                self._shared.ask(context, continuations, shares, pending)
                 if len(pending) > QUESTIONS_AHEAD:
                     yield self._scored(pending[0])
-                    self._drop([pending.popleft()])
+                    self._shared.drop([pending.popleft()])
             while pending:
                 yield self._scored(pending[0])
-                self._drop([pending.popleft()])
+                self._shared.drop([pending.popleft()])
         finally:
-            self._drop(pending)
+            self._shared.drop(pending)
 
     def top(self, prompt: Prompt, k: int = 5) -> list[tuple[str, int, float]]:
         """The k likeliest next tokens as (text, token id, probability), likeliest first."""
@@ -213,12 +199,7 @@ class LanguageModel:
 
     def close(self) -> None:
         """Drop every request, so that a stream that is still open ends there, and what is held of earlier texts."""
-
-        def drop_all() -> None:
-            self._dropped.extend(self._inbox)
-            self._engine.clear_prefixes()
-
-        self._turn(drop_all)
+        self._shared.clear()
 
     def __enter__(self) -> LanguageModel:
         return self
@@ -236,143 +217,26 @@ class LanguageModel:
             self._model.encode(prompt, endless=isinstance(wanted, SamplingParams) and wanted.overflow == "slide")
             for prompt, wanted in zip(prompts, params, strict=True)
         ]
-        requests: list[int] = []
-
-        def add_all() -> None:
-            for ids, wanted in zip(encoded, params, strict=True):
-                request = self._engine.add(ids, wanted, keep_logits=keep)
-                requests.append(request)
-                self._inbox[request] = deque()
-            if streamed:
-                self._streamed.update(requests)
-
-        try:
-            self._turn(add_all)
-        except BaseException:
-            self._drop(requests)
-            raise
-        return requests
-
-    def _turn(self, work: Callable[[], Result]) -> Result:
-        """Do `work` with the engine for this thread alone. What is dropped meanwhile is cancelled at the end.
-
-        A signal may raise KeyboardInterrupt behind any call, also between taking the lock and noting that it is taken,
-        and at the beginning of any function. So whether to release it is asked of the lock itself, and it is released
-        here, not in a function or a context manager of ours.
-        """
-        thread = threading.get_ident()
-        if self._owner == thread:  # a signal handler or a finalizer, in the middle of a step
-            raise DecoderError(f"{self.name} was called from within its own work, which cannot wait for itself")
-        try:
-            # One who waits stands in the door, so that a thread that comes back at once cannot overtake it.
-            with self._door:
-                self._lock.acquire()
-            self._owner = thread
-            return work()
-        finally:
-            if self._owner == thread:
-                self._owner = None
-            try:  # noqa: SIM105  # the context manager is a function of Python's
-                self._lock.release()
-            except RuntimeError:  # it was never taken
-                pass
-            self._cancel_dropped()
-
-    def _renew_after_fork(self) -> None:
-        """In a forked process, before anything else there: nobody gives back what other threads had."""
-        if self._lock.acquire(blocking=False):  # it was nobody's turn, or this thread's
-            self._lock.release()
-            self._door = threading.Lock()
-        else:
-            self._begin(self._engine.renewed())
-
-    def _drop(self, requests: Sequence[int]) -> None:
-        """Cancel requests, at once or at the end of the turn that somebody has.
-
-        This never waits: a stream that was forgotten is closed by the garbage collector, which may do so in the middle
-        of a turn of the same thread.
-        """
-        self._dropped.extend(requests)
-        self._cancel_dropped()
-
-    def _cancel_dropped(self) -> None:
-        # Whoever has the lock comes here after releasing it, so that nothing is left behind where it cannot be had.
-        thread = threading.get_ident()
-        while self._dropped and self._owner != thread:
-            try:
-                if not self._lock.acquire(blocking=False):
-                    return
-                self._owner = thread
-                while self._dropped:
-                    request = self._dropped[0]  # taken out at the end, so that it is done again if it is interrupted
-                    self._inbox.pop(request, None)
-                    self._streamed.discard(request)
-                    self._engine.cancel(request)
-                    self._dropped.popleft()
-            finally:  # as in `_turn`
-                if self._owner == thread:
-                    self._owner = None
-                try:  # noqa: SIM105
-                    self._lock.release()
-                except RuntimeError:
-                    pass
-
-    def _events(self, request: int) -> Iterator[Event]:
-        """The events of one request, running the engine for all of them meanwhile; they end if it is dropped."""
-        while True:
-            events = self._turn(lambda: self._next(request))
-            if events is None:
-                return
-            for event in events:
-                if isinstance(event, Failure):
-                    raise event.error
-                yield event
-
-    def _next(self, request: int) -> list[Event] | None:
-        """An event of a request, or none but a step nearer to it; None if the request was dropped."""
-        self._deliver()  # what a turn that was interrupted has left
-        inbox = self._inbox.get(request)
-        if inbox is None:
-            return None
-        if inbox:
-            return [inbox.popleft()]
-        if not self._engine.knows(request):
-            raise DecoderError(f"{self.name} lost this request in an interruption; ask again")
-        self._arrived.extend(self._engine.step())
-        self._deliver()
-        return []
-
-    def _deliver(self) -> None:
-        while self._arrived:
-            event = self._arrived[0]  # taken out at the end, so that an interruption loses none
-            inbox = self._inbox.get(event.request_id)
-            if inbox is None:
-                self._engine.cancel(event.request_id)  # whoever asked was interrupted before it had the number
-                self._arrived.popleft()
-                continue
-            wanted = event.request_id in self._streamed or not isinstance(event, Piece)
-            if wanted and not (inbox and inbox[-1] is event):
-                inbox.append(event)
-            self._arrived.popleft()
+        return self._shared.add(encoded, params, keep=keep, streamed=streamed)
 
     def _stream(self, request: int) -> Generator[Piece]:
         try:
             yield Piece(request, 0, "")  # for `stream`, which takes it to begin
-            for event in self._events(request):
+            for event in self._shared.events(request):
                 if not isinstance(event, Piece):
                     return
                 yield event
         finally:
-            self._drop([request])
+            self._shared.drop([request])
 
     def _complete(self, requests: list[int]) -> list[Completion]:
         try:
             return [self._completion(request) for request in requests]
         finally:
-            self._drop(requests)
+            self._shared.drop(requests)
 
     def _completion(self, request: int) -> Completion:
-        for event in self._events(request):
+        for event in self._shared.events(request):
             if isinstance(event, Completion):
                 return event
         raise DecoderError(f"{self.name} was closed before the answer was complete")
@@ -391,21 +255,8 @@ class LanguageModel:
                 progress(len(logprobs) / len(ids))
         return make_score(ids, logprobs, self.tokenizer)
 
-    def _ask(
-        self, context: Sequence[int], continuations: Sequence[Sequence[int]], shares: bool, pending: deque[int]
-    ) -> None:
-        """Queue a question, and its number with `pending`."""
-
-        def add() -> None:
-            request = self._engine.prepare_scoring(context, continuations, shares=shares)
-            pending.append(request.id)
-            self._inbox[request.id] = deque()
-            self._engine.submit(request)
-
-        self._turn(add)
-
     def _scored(self, request: int) -> tuple[Likelihood, ...]:
-        for event in self._events(request):
+        for event in self._shared.events(request):
             if isinstance(event, Scored):
                 return event.likelihoods
         raise DecoderError(f"{self.name} was closed before the answer was complete")
@@ -414,18 +265,6 @@ class LanguageModel:
         (completion,) = self._complete(self._add_all([ids], [SamplingParams(max_tokens=0)], keep=keep))
         assert completion.prompt_logits is not None
         return completion.prompt_logits
-
-
-_MODELS: weakref.WeakSet[LanguageModel] = weakref.WeakSet()
-
-
-def _renew_all() -> None:
-    for model in list(_MODELS):
-        model._renew_after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_all)
 
 
 def _is_one_prompt(prompts: object) -> bool:

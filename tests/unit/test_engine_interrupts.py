@@ -236,12 +236,12 @@ def test_who_is_interrupted_while_taking_the_lock_does_not_keep_it(call: int) ->
     decoder = ToyDecoder()
     lm = LanguageModel(decoder, TOKENIZER)
     expected = lm.generate("Speak", PARAMS[3])
-    lm._lock = InterruptedLock(lm._lock, call)  # type: ignore[assignment]
+    lm._shared._lock = InterruptedLock(lm._shared._lock, call)  # type: ignore[assignment]
     with pytest.raises(KeyboardInterrupt):
         [lm.generate("Speak", PARAMS[3]) for _ in range(4)]
     assert in_another_thread(lambda: lm.generate("Speak", PARAMS[3])) == expected
-    assert lm._inbox == {}
-    assert not lm._engine.has_work()
+    assert lm._shared._inbox == {}
+    assert not lm._shared.engine.has_work()
     assert decoder.held == {}
 
 
@@ -250,7 +250,7 @@ def test_another_thread_has_all_its_pieces_though_the_one_that_ran_the_step_was_
     expected = list(lm.stream("Speak", PARAMS[3]))
     stream = lm.stream("Speak", PARAMS[3])
     mine = lm._add_all(["All"], [PARAMS[3]])
-    run = lm._engine._waiting[-1]
+    run = lm._shared.engine._waiting[-1]
     run.accept = raises_once(run.accept, KeyboardInterrupt(), "before", 2)
     with pytest.raises(KeyboardInterrupt):
         lm._complete(mine)
@@ -272,7 +272,7 @@ def test_an_event_reaches_its_inbox_once_though_its_delivery_was_interrupted(tak
     lm = LanguageModel(ToyDecoder(), TOKENIZER)
     expected = list(lm.stream("Speak", PARAMS[3]))
     stream = lm.stream("Speak", PARAMS[3])
-    lm._arrived = Interrupted()
+    lm._shared._arrived = Interrupted()
     with pytest.raises(KeyboardInterrupt):
         lm.generate("All", PARAMS[3])
     assert [piece.token_ids for piece in stream] == [piece.token_ids for piece in expected]
@@ -281,19 +281,19 @@ def test_an_event_reaches_its_inbox_once_though_its_delivery_was_interrupted(tak
 def test_a_request_that_nobody_has_the_number_of_is_dropped() -> None:
     decoder = ToyDecoder()
     lm = LanguageModel(decoder, TOKENIZER)
-    add = lm._engine.add
-    lm._engine.add = raises_once(add, KeyboardInterrupt(), "after")  # type: ignore[method-assign]
+    add = lm._shared.engine.add
+    lm._shared.engine.add = raises_once(add, KeyboardInterrupt(), "after")  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         lm.generate("Speak", SamplingParams(max_tokens=50, ignore_eos=True))
     lm.generate("All", SamplingParams(max_tokens=2, ignore_eos=True))
-    assert not lm._engine.has_work()
+    assert not lm._shared.engine.has_work()
     assert decoder.held == {}
 
 
 def test_who_waits_for_a_request_that_the_engine_does_not_know_is_told() -> None:
     lm = LanguageModel(ToyDecoder(), TOKENIZER)
     stream = lm.stream("Speak", PARAMS[3])
-    lm._engine.cancel(*lm._inbox)  # what only a defect could do
+    lm._shared.engine.cancel(*lm._shared._inbox)  # what only a defect could do
     with pytest.raises(DecoderError, match="lost this request"):
         list(stream)
 

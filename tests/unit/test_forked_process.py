@@ -31,7 +31,7 @@ def held(method):
     return waits
 
 if moment == "a step":
-    model._engine.step = held(model._engine.step)
+    model._shared.engine.step = held(model._shared.engine.step)
 else:
     SamplingRun.accept = held(SamplingRun.accept)
 answers = []

@@ -38,9 +38,9 @@ def lm(toy: ToyDecoder) -> Iterator[LanguageModel]:
     model = LanguageModel(toy, TOKENIZER, name="toy")
     yield model
     assert toy.held == {}
-    assert model._inbox == {}
-    assert model._streamed == set()
-    assert not model._engine.has_work()
+    assert model._shared._inbox == {}
+    assert model._shared._streamed == set()
+    assert not model._shared.engine.has_work()
 
 
 def tokens_of(completions: list[Completion]) -> list[tuple[int, ...]]:
@@ -166,7 +166,7 @@ def test_the_end_of_text_in_a_users_text_is_plain_text(lm: LanguageModel) -> Non
 
 def test_an_answer_in_one_piece_keeps_no_pieces_meanwhile(lm: LanguageModel, toy: ToyDecoder) -> None:
     kept, logits = [], toy.logits
-    toy.logits = lambda ids: (kept.append(sum(map(len, lm._inbox.values()))), logits(ids))[1]
+    toy.logits = lambda ids: (kept.append(sum(map(len, lm._shared._inbox.values()))), logits(ids))[1]
     lm.generate(["a", "b"], SamplingParams(max_tokens=20, seed=1, ignore_eos=True))
     assert set(kept) == {0}
 
@@ -248,9 +248,9 @@ def test_a_stream_that_is_left_early_is_freed_however_it_is_left(lm: LanguageMod
     del forgotten
     assert toy.held == {}
     unread = lm.stream("speak", params)
-    assert lm._engine.has_work()
+    assert lm._shared.engine.has_work()
     del unread
-    assert not lm._engine.has_work()
+    assert not lm._shared.engine.has_work()
 
     def fail_at_a_piece() -> None:
         for _ in lm.stream("speak", params):

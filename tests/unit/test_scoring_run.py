@@ -175,12 +175,12 @@ def test_answers_that_nobody_waits_for_any_more_cost_no_memory() -> None:
     answers = lm.likelihoods(([i], [[1, 2, 3]]) for i in range(200))
     next(answers)
     answers.close()
-    assert not lm._engine.has_work()
+    assert not lm._shared.engine.has_work()
     with pytest.raises(InvalidRequestError):
         list(lm.likelihoods([([1], [[2]]), ([1], [[999]])]))
     lm.close()
     assert toy.held == {}
-    assert not lm._engine.has_work()
+    assert not lm._shared.engine.has_work()
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
