@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from gptwo.checkpoint import GELUS, TARGETS, Checkpoint, StoredTensor, Target, load_checkpoint, save_directory
+from gptwo.checkpoint.saving import clear_saving_leftovers, locked
 from gptwo.checkpoint.stored import Floats
 from gptwo.config import GPTConfig
 from gptwo.errors import CheckpointError, InvalidRequestError, TokenizerError, nearest_name
@@ -132,7 +133,9 @@ def _check_place(checkpoint: Checkpoint, target: Path, form: Target, force: bool
     for file in {checkpoint.path, *(tensor.file for tensor in checkpoint.tensors.values())}:
         its = Path(os.path.realpath(file))
         if real == its or real in its.parents or its in real.parents:
-            raise CheckpointError(f"checkpoint {target}: cannot be saved there: it is, or holds, what is converted")
+            raise CheckpointError(
+                f"checkpoint {target}: cannot be saved there: it is, holds or lies in what is converted"
+            )
     if not os.path.lexists(target):
         return
     if not force:
@@ -156,7 +159,7 @@ def _dtype(checkpoint: Checkpoint, form: Target, asked: str) -> str:
 
 
 def _tokenizer(checkpoint: Checkpoint, named: str | Path | None) -> Tokenizer | None:
-    source = checkpoint.tokenizer_path if named is None else Path(named)
+    source = checkpoint.tokenizer_path if named is None else named
     if source is None:
         return None
     tokenizer = Tokenizer.load(source)
@@ -180,7 +183,8 @@ def _config(checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> GPTConfig:
 def _save_file(target: Path, write: Callable[[Path], None]) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with replace_file(target) as file:
+        clear_saving_leftovers(Path(os.path.realpath(target)))
+        with replace_file(target) as file, locked(Path(file.name)):
             write(Path(file.name))
     except OSError as error:
         raise CheckpointError(f"checkpoint {target}: cannot be saved: {error}") from error

@@ -50,6 +50,8 @@ _NESTING: Final = 4  # of arrays
 _GPT2_CUTS: Final = ("gpt-2", "gpt2")  # names of the expression that cuts text into words
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5  # types of tokens
 _LONGEST_NAME: Final = 1 << 16  # bytes of a key or a tensor's name
+_MOST_BYTES: Final = 32_000_000  # of the header; with a vocabulary of 256,000 tokens it has some 10 million
+_MOST_NAMES: Final = 10_000  # of values, and of tensors: short ones grow tenfold in Python
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ class GGUFFile:
         if self.mapped[: len(_MAGIC)] != _MAGIC or version not in _VERSIONS:
             raise self.broken("it does not begin as a GGUF file of version 2 or 3, little-endian, does")
         tensors, values = self._scalar(10), self._scalar(10)
+        if max(tensors, values) > _MOST_NAMES:
+            raise self.broken(f"it says that it has {tensors} tensors and {values} values")
         self.values: dict[str, Any] = {}
         for _ in range(values):
             key = self._name("a key")
@@ -142,6 +146,8 @@ class GGUFFile:
         begin, self._at = self._at, self._at + count
         if self._at > len(self.mapped):
             raise self.broken(f"it ends at byte {len(self.mapped)}, inside its header; it is cut short")
+        if self._at > _MOST_BYTES:
+            raise self.broken(f"its header has over {_MOST_BYTES} bytes")
         return begin
 
     def _scalar(self, kind: int) -> Any:

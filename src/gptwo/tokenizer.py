@@ -78,6 +78,8 @@ class Tokenizer:
         Where a directory has a table of its tokenizer.json (see `save`), that is read instead, and tokenizer.json when
         it is needed. Raises TokenizerError, naming the file, if there is none, or it is broken or of another kind.
         """
+        if path == "":  # which pathlib takes for the working directory
+            raise TokenizerError("a tokenizer's path is empty")
         path = Path(path)
         table = TokenTable.load(path)
         return read_tokenizer(path, cls) if table is None else _TableTokenizer(table, path / "tokenizer.json")

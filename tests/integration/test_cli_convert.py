@@ -82,7 +82,7 @@ def test_mistakes_are_one_line_and_leave_nothing(
         ((tiny_checkpoint, out, "--to", "gguf"), "one file, whose name ends in .gguf"),
         ((tiny_checkpoint, tmp_path / "o.gguf", "--to", "gguf", "--dtype", "q4_0"), "comes in blocks of 32"),
         ((tiny_checkpoint, tmp_path / "there", "--to", "raw"), "is there already; --force replaces it"),
-        ((tiny_checkpoint, tiny_checkpoint, "--to", "raw", "--force"), "it is, or holds, what is converted"),
+        ((tiny_checkpoint, tiny_checkpoint, "--to", "raw", "--force"), "it is, holds or lies in what is converted"),
         ((tiny_checkpoint, out, "--to", "raw", "--dtype", "f16"), "has no f16"),
         ((tiny_checkpoint, out, "--to", "raw", "--tokenizer", tmp_path), "holds no tokenizer.json"),
     ):

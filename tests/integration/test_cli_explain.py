@@ -58,6 +58,11 @@ def test_mistakes_are_one_sentence_and_leave_nothing(
     assert "64 positions" in refused(capsys, "explain", "hear me speak " * 40, *model)
     assert "nowhere" in refused(capsys, "explain", "x", "--model", "./nowhere")
     assert "device" in refused(capsys, "explain", "x", *model, "--device", "abacus")
+    assert "cannot be written" in refused(capsys, "explain", "x", *model, "--out", "n" * 300)
+    assert "cannot be written" in refused(capsys, "explain", "x", *model, "--png", "n" * 300)
+    assert "a path is empty" in refused(capsys, "explain", "x", *model, "--out", "", code=2)
+    assert "a path is empty" in refused(capsys, "explain", "x", *model, "--png", "", code=2)
+    assert "a tokenizer's path is empty" in refused(capsys, "explain", "x", *model, "--tokenizer", "")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,14 @@ def test_what_is_missing_or_short_is_named(tmp_path: Path) -> None:
     data.unlink()
     with pytest.raises(CheckpointError, match="is not there, though the index beside it names it"):
         load_checkpoint(tmp_path)
+    os.mkfifo(data)  # which nobody waits for
+    with pytest.raises(CheckpointError, match="is not there, though the index beside it names it"):
+        load_checkpoint(tmp_path)
+    (tmp_path / "hparams.json").unlink()
+    os.mkfifo(tmp_path / "hparams.json")
+    with pytest.raises(CheckpointError, match=r"hparams.json: is not there"):
+        load_checkpoint(tmp_path / "model.ckpt.index")
+    (tmp_path / "hparams.json").unlink()
     (tmp_path / "hparams.json").write_text('{"n_vocab": 3}')
     with pytest.raises(ConfigError, match="it lacks n_ctx, n_embd, n_head, n_layer"):
         load_checkpoint(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from limited_files import files_limited_to
 from numpy.testing import assert_array_equal
 
 from gptwo.checkpoint import TARGETS, load_checkpoint, save_checkpoint
 from gptwo.checkpoint.canonical import expected_shapes
+from gptwo.checkpoint.saving import locked
 from gptwo.checkpoint.stored import Checkpoint
 from gptwo.config import GPTConfig
 from gptwo.conversion import convert
@@ -258,6 +261,9 @@ def test_what_is_there_stays_unless_replacing_it_is_asked_for(tmp_path: Path) ->
     (tmp_path / "raw" / "mine.txt").write_text("mine")
     with pytest.raises(CheckpointError, match=r"holds 'mine.txt'"):
         convert(source, tmp_path / "raw", "raw", force=True)
+    (tmp_path / "folder" / "model.safetensors").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=r"holds 'model.safetensors'"):
+        convert(source, tmp_path / "folder", "raw", force=True)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
@@ -276,7 +282,7 @@ def test_the_source_is_never_replaced(tmp_path: Path) -> None:
         (tmp_path / "m.gguf", tmp_path / "link.gguf", "gguf"),
         (source, tmp_path, "raw"),
     ):
-        with pytest.raises(CheckpointError, match="it is, or holds, what is converted"):
+        with pytest.raises(CheckpointError, match="it is, holds or lies in what is converted"):
             convert(start, end, to, force=True)
     assert_holds(load_checkpoint(source), arrays)
 
@@ -347,6 +353,27 @@ def test_a_place_where_nothing_can_be_written_is_one_clear_error(tmp_path: Path)
     for to in FORMATS:
         with pytest.raises(CheckpointError, match="cannot be saved"):
             convert(source, place(tmp_path / "file", "t", to), to, any_gelu=True)
+
+
+@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("room", [500, 10_000])
+def test_a_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path: Path, to: str, room: int) -> None:
+    source, _ = source_in(tmp_path)
+    with files_limited_to(room), pytest.raises(CheckpointError, match="cannot be saved"):
+        convert(source, place(tmp_path, "t", to), to, any_gelu=True)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_the_next_conversion_to_a_file_clears_what_a_killed_one_left_and_nothing_else(tmp_path: Path) -> None:
+    source, arrays = source_in(tmp_path)
+    abandoned, held, other = (tmp_path / f".t.gguf.{kind * 8}.tmp" for kind in "ab-")
+    for path in (abandoned, held, other):
+        path.write_bytes(b"half a model")
+    os.mkfifo(tmp_path / ".t.gguf.cccccccc.tmp")
+    with locked(held):  # by a conversion that is under way
+        convert(source, tmp_path / "t.gguf", "gguf")
+    assert_holds(load_checkpoint(tmp_path / "t.gguf"), arrays)
+    assert (abandoned.exists(), held.exists(), other.exists()) == (False, True, True)
 
 
 # ---- how it is written

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 import tracemalloc
@@ -14,6 +15,7 @@ import pytest
 from tensorflow_checkpoint import table, write_tensorflow
 from tiny_checkpoint import random_arrays
 
+from gptwo import gguf_file
 from gptwo.checkpoint import load_checkpoint, save_checkpoint
 from gptwo.checkpoint.tensorflow_bundle import _entries
 from gptwo.config import GPTConfig
@@ -165,6 +167,15 @@ def gguf(values: bytes = b"", tensors: bytes = b"", *, count: int = 0, of: int =
     return b"GGUF" + struct.pack("<IQQ", version, of, count) + values + tensors
 
 
+def test_a_gguf_whose_header_has_no_end_is_not_read_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gguf_file, "_MOST_BYTES", 10_000)
+    with (tmp_path / "m.gguf").open("wb") as file:
+        file.write(gguf(text("a") + struct.pack("<IIQ", 9, 8, 2**36), count=1))
+        file.truncate(2**40)  # which takes no room: strings without a letter, one after another
+    with pytest.raises(CheckpointError, match="its header has over 10000 bytes"):
+        GGUFFile(tmp_path / "m.gguf")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -173,7 +184,9 @@ def gguf(values: bytes = b"", tensors: bytes = b"", *, count: int = 0, of: int =
         (b"GGML" + bytes(20), "does not begin as a GGUF file"),
         (gguf(version=1), "does not begin as a GGUF file"),
         (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "does not begin as a GGUF file"),
-        (gguf(count=2**63), "inside its header"),
+        (gguf(count=10_000), "inside its header"),
+        (gguf(count=2**63), "has 0 tensors and 9223372036854775808 values"),
+        (gguf(of=10_001), "has 10001 tensors and 0 values"),
         (gguf(struct.pack("<Q", 2**62), count=1), "a name in it would have"),
         (gguf(text("") + bytes(8), count=1), "a key in it is empty"),
         (gguf(2 * (text("a") + struct.pack("<IB", 0, 1)), count=2), "the key 'a' is there twice"),
@@ -270,3 +283,13 @@ def test_a_raw_list_that_contradicts_the_data_is_refused(
     (tmp_path / "parameters.json").write_text(content)
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(tmp_path)
+
+
+def test_a_raw_file_without_the_other_says_so_and_waits_for_no_pipe(models: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "parameters.bin"):
+        (tmp_path / name).write_bytes((models / "raw" / name).read_bytes())
+    with pytest.raises(CheckpointError, match=r"there is no file parameters.json beside it"):
+        load_checkpoint(tmp_path / "parameters.bin")
+    os.mkfifo(tmp_path / "parameters.json")
+    with pytest.raises(CheckpointError, match=r"there is no file parameters.json beside it"):
+        load_checkpoint(tmp_path / "parameters.bin")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from exports import ALL, greedy, greedy_with, prompts, random_checkpoint, reference, reference_logits
+from limited_files import files_limited_to
 from tiny_models import tiny_config
 
 from gptwo.errors import NumericalError
@@ -81,6 +82,12 @@ def test_lower_types_are_near(dtype: str, most: float, tmp_path: Path) -> None:
     found = model.start([5, 6, 7])
     assert found.dtype == np.float32
     assert 0 < np.abs(found - expected).max() < most
+
+
+def test_where_there_is_no_room_pytorch_is_not_let_near_the_disk(tmp_path: Path) -> None:
+    with files_limited_to(100_000), pytest.raises(OSError, match="large"):
+        write_torch(tmp_path, random_checkpoint(), "f32")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_values_beyond_float16_are_refused() -> None:

@@ -6,12 +6,11 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from limited_files import files_limited_to
 
 from gptwo.files import replace_file
 
@@ -19,18 +18,6 @@ from gptwo.files import replace_file
 def write(path: Path, content: bytes) -> None:
     with replace_file(path) as file:
         file.write(content)
-
-
-@contextmanager
-def files_limited_to(size: int) -> Iterator[None]:
-    """The system refuses to let this process's files grow beyond `size` bytes."""
-    resource = pytest.importorskip("resource", reason="needs resource limits, which this system lacks")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_the_new_content_is_there_behind_the_block_and_not_before(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,16 @@ from tiny_models import TOKENIZER, random_arrays, tiny_config
 import gptwo.inspection
 from gptwo.cli import main
 from gptwo.errors import ContextLengthError, InvalidRequestError, NumericalError
-from gptwo.inspection import Inspector, ablate, activation_shape
+from gptwo.inspection import (
+    Inspector,
+    ablate,
+    activation_shape,
+    explain,
+    logit_attributions,
+    logit_lens,
+    loss_by_position,
+    sampling_spread,
+)
 from gptwo.model import GPT2
 from gptwo.training.fast_blocks import can_run
 from gptwo.training.lora import add_lora, merge_lora
@@ -145,6 +155,16 @@ def test_a_model_without_a_tokenizer_takes_token_ids_and_shows_them() -> None:
     assert one.run([5, 6]).tokens == ("5", "6")
     with pytest.raises(InvalidRequestError, match="has no tokenizer"):
         one.run("text")
+
+
+@pytest.mark.parametrize("analysis", [logit_lens, logit_attributions, loss_by_position, sampling_spread, explain])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e38])
+def test_no_analysis_makes_anything_of_logits_that_are_not_finite(analysis: Any, bad: float) -> None:
+    arrays = random_arrays(tiny_config())
+    arrays["wte.weight"][7] = bad  # a token's row of the head too
+    inspector = Inspector(GPT2.from_arrays(tiny_config(), arrays), TOKENIZER)
+    with pytest.raises(NumericalError, match="the logits are not finite"):
+        analysis(inspector, [1, 2, 3])
 
 
 def test_logits_that_are_not_finite_are_an_error_unless_they_were_made_so() -> None:

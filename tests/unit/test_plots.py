@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -42,6 +43,12 @@ def test_a_single_token_has_no_picture_of_losses(tmp_path: Path, monkeypatch: py
     for name in ("lens", "attention", "attribution", "induction", "spread"):
         monkeypatch.setattr(plots, f"plot_{name}", lambda *_: PNG)
     assert [path.stem for path in draw_all(made_explanation("alone"), tmp_path)] == NAMES[:-1]
+
+
+def test_losses_beyond_any_perplexity_are_drawn() -> None:
+    losses = made_explanation("a b", layers=1, heads=1).losses
+    assert losses is not None
+    assert plots.plot_losses(dataclasses.replace(losses, losses=losses.losses + 1000)).startswith(PNG)
 
 
 def test_a_directory_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:

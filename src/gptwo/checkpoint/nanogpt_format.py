@@ -124,7 +124,14 @@ def write(directory: Path, config: GPTConfig, take: Take, dtype: str, tokenizer:
         "vocab_size": config.vocab_size,
         "dropout": config.resid_pdrop,
     }
-    torch.save({"model": state, "model_args": arguments}, directory / FILE)
+    try:
+        with (directory / FILE).open("wb") as file:
+            torch.save({"model": state, "model_args": arguments}, file)
+    except RuntimeError as error:
+        # What a failed write leaves behind makes torch raise an error of its own over the system's.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from error
+        raise
     if tokenizer is not None:
         tokenizer.save(directory)
 

@@ -51,6 +51,9 @@ def read(path: Path) -> Checkpoint:
     directory = path if path.is_dir() else path.parent
     if not (directory / CONFIG).is_file():
         raise CheckpointError(f"checkpoint {path}: there is no {CONFIG} beside it, which says how many heads there are")
+    for name in (LIST, DATA):
+        if not (directory / name).is_file():  # which a pipe is not either
+            raise CheckpointError(f"checkpoint {path}: there is no file {name} beside it")
     config = GPTConfig.load(directory / CONFIG)
     stored = _stored(directory / DATA, _entries(directory / LIST))
     config, tensors = canonical_tensors(config, stored, directory / DATA)

@@ -148,7 +148,7 @@ def check_replaceable(target: Path, files: Collection[str] = ()) -> None:
         raise CheckpointError(f"checkpoint {target}: cannot be saved there: it is a file, not a directory")
     own = {transformers_format.CONFIG, CARD, *TOKENIZER_FILES, *files}
     for name in os.listdir(target):
-        if name not in own and not _OURS.fullmatch(name):
+        if (name not in own and not _OURS.fullmatch(name)) or os.path.isdir(target / name):
             raise CheckpointError(
                 f"checkpoint {target}: cannot be saved there: the directory holds {name!a}, which is no part of a "
                 "checkpoint; choose another directory, or move it away"
@@ -193,7 +193,7 @@ def _beside(target: Path) -> Iterator[Path]:
     directory = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
     directory.mkdir()
     try:
-        with _locked(directory):
+        with locked(directory):
             yield directory
     finally:
         if target.exists() or not (directory / "old").exists():
@@ -201,14 +201,14 @@ def _beside(target: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[bool]:
-    """Whether this process has the directory for itself; the lock ends with the process, however it ends."""
+def locked(path: Path) -> Iterator[bool]:
+    """Whether this process has a file or directory for itself; the lock ends with the process, however it ends."""
     try:
         import fcntl
     except ImportError:  # not on Windows, where nobody can tell, so that leftovers stay
         yield False
         return
-    descriptor = os.open(directory, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -225,10 +225,13 @@ def clear_saving_leftovers(target: Path) -> None:
     import shutil
 
     name = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.tmp")
-    for leftover in [path for path in target.parent.iterdir() if name.fullmatch(path.name) and path.is_dir()]:
-        with contextlib.suppress(FileNotFoundError), _locked(leftover) as abandoned:
+    found = [path for path in target.parent.iterdir() if name.fullmatch(path.name)]
+    for leftover in [path for path in found if path.is_dir() or path.is_file()]:
+        with contextlib.suppress(FileNotFoundError), locked(leftover) as abandoned:
             if not abandoned:
                 continue
+            if leftover.is_file():
+                leftover.unlink()
             if not target.exists() and (leftover / "old").exists():
                 (leftover / "old").rename(target)
             shutil.rmtree(leftover, ignore_errors=True)

@@ -96,12 +96,11 @@ def _tensors(index: Path, shards: int, described: dict[str, Fields]) -> dict[str
 
 
 def _map(path: Path) -> mmap.mmap | bytes:
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b""
-    except FileNotFoundError:
-        raise CheckpointError(f"checkpoint {path}: is not there, though the index beside it names it") from None
+    if not path.is_file():  # which a pipe is not either
+        raise CheckpointError(f"checkpoint {path}: is not there, though the index beside it names it")
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b""
 
 
 def _shape(entry: Fields) -> tuple[int, ...]:

@@ -67,6 +67,8 @@ def _index_in(directory: Path) -> Path:
 
 
 def _config(path: Path) -> GPTConfig:
+    if not path.is_file():  # which a pipe is not either
+        raise CheckpointError(f"checkpoint {path}: is not there, and says how large the model is")
     try:
         with path.open("rb") as file:
             values: dict[str, Any] = parse_object(file.read(min(path.stat().st_size, MAX_BYTES) + 1))

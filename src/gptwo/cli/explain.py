@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,13 @@ def command(prompt: str, out: str | None, png: str | None, as_json: bool, **opti
     token under temperature, top-k and top-p. It needs PyTorch (extra `torch`); docs/explain.md says what is on it.
     """
     text = read_prompt(prompt)
-    target = as_path(out or PAGE) if out is not None or not (as_json or png) else None
-    if target is not None and (target.is_dir() or not target.parent.is_dir()):
+    target = as_path(PAGE if out is None else out) if out is not None or not (as_json or png is not None) else None
+    folder = None if png is None else as_path(png)
+    if target is not None and (os.path.isdir(target) or not os.path.isdir(target.parent)):
         raise DataError(f"{target}: cannot be written (no such directory, or a directory itself)")
     from gptwo.inspection import Inspector, explain, page_of
 
-    if png is not None:
+    if folder is not None:
         from gptwo.inspection.plots import check_plotting
 
         check_plotting()  # before the model is run for nothing
@@ -58,10 +60,10 @@ def command(prompt: str, out: str | None, png: str | None, as_json: bool, **opti
     if target is not None:
         _write(target, page_of(found).encode())
         written.append(target)
-    if png is not None:
+    if folder is not None:
         from gptwo.inspection.plots import draw_all
 
-        written += draw_all(found, as_path(png))
+        written += draw_all(found, folder)
     if as_json:
         write_json(found.as_dict())
         return

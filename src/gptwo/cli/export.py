@@ -61,7 +61,7 @@ def command(
     target = as_path(out)
     check_target(target, force=force)
     checkpoint = load_checkpoint(model, revision=options["revision"], progress=True)
-    source = options["tokenizer"] or checkpoint.tokenizer_path
+    source = checkpoint.tokenizer_path if options["tokenizer"] is None else options["tokenizer"]
     tokenizer = None if source is None else Tokenizer.load(source)
     with bar("comparing") as advance:
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gptwo.cli.terminal import bar, note, write, write_json
+from gptwo.errors import one_line
 
 if TYPE_CHECKING:
     from gptwo.config import GPTConfig
@@ -73,7 +74,7 @@ def _show(inventory: Inventory) -> None:
         if name not in config.extra:
             write(f"{name:<33}{value}\n")
     if config.extra:
-        write(f"{'other keys':<33}{', '.join(sorted(config.extra))}\n")
+        write(f"{'other keys':<33}{one_line(', '.join(sorted(config.extra)), 1000)}\n")
     write("\n" + "".join(line + "\n" for line in tree_lines(config)) + "\n")
     _table(
         ("part", "parameters", "share", "size"),

@@ -9,6 +9,7 @@ B batch, T new positions, P cached and S = P + T all positions, H heads, D head 
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ PROGRAM_FILE: Final = "model.pt2"
 COMPILED_FILE: Final = "model.aoti.pt2"
 
 Past = tuple[tuple[Tensor, Tensor], ...]
+
+_WITHOUT_WEIGHTS: Final = 2**24  # bytes; more than anything else in a file takes
 
 _DTYPES: Final = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
@@ -55,12 +58,13 @@ def write_torch(directory: Path, checkpoint: Checkpoint, dtype: str, *, compiled
     """Write model.ts and model.pt2, and model.aoti.pt2 if it is to be compiled.
 
     dtype: f32, bf16 or f16. Raises NumericalError for weights beyond the range of the type, ExportError if they
-    cannot be compiled here.
+    cannot be compiled here, OSError if there is no room for a file.
     """
     model = exported_model(checkpoint, dtype)
     write_script(directory, model)
     with _silence(), torch.no_grad():
         program = _program(model)
+        _check_room(directory, model)
         torch.export.save(program, directory / PROGRAM_FILE)
         if compiled:
             _compile(program, directory / COMPILED_FILE)
@@ -78,7 +82,8 @@ def exported_model(checkpoint: Checkpoint, dtype: str) -> ExportedGPT2:
 
 
 def write_script(directory: Path, model: ExportedGPT2) -> None:
-    """Write model.ts: `prefill` and `decode` as TorchScript, and the parameters."""
+    """Write model.ts: `prefill` and `decode` as TorchScript, and the parameters. Raises OSError if there is no room."""
+    _check_room(directory, model)
     input_ids, mask, past = _examples(model)
     with _silence(), torch.no_grad():
         # PyTorch would check it by tracing again; our tests run it on other sizes instead.
@@ -86,6 +91,17 @@ def write_script(directory: Path, model: ExportedGPT2) -> None:
             model, {"prefill": (input_ids, mask[:, :1]), "decode": (input_ids, mask, past)}, check_trace=False
         )
         script.save(str(directory / SCRIPT_FILE))
+
+
+def _check_room(directory: Path, model: ExportedGPT2) -> None:
+    """Raise OSError if a file with the model's weights finds no room: where PyTorch meets that, it ends the process."""
+    size = _WITHOUT_WEIGHTS + sum(tensor.nbytes for tensor in model.state_dict().values())
+    room = directory / "room"
+    try:
+        with room.open("xb") as file, contextlib.suppress(AttributeError):  # macOS cannot say
+            os.posix_fallocate(file.fileno(), 0, size)
+    finally:
+        room.unlink(missing_ok=True)
 
 
 def _examples(model: ExportedGPT2) -> tuple[Tensor, Tensor, Past]:

@@ -193,7 +193,7 @@ class Inspector:
     def unembed(self, residual: Floats) -> Floats:
         """The logits that the model would give if the residual stream (..., C) were its last: float32 (..., V).
 
-        Raises InvalidRequestError for another width.
+        Raises InvalidRequestError for another width, NumericalError if the logits are not finite.
         """
         if np.ndim(residual) == 0 or np.shape(residual)[-1] != self.config.n_embd:
             raise InvalidRequestError(
@@ -202,7 +202,9 @@ class Inspector:
         weight = self.model.wte.weight
         with self._one_at_a_time(), torch.no_grad():
             x = self.model.ln_f(torch.as_tensor(residual).to(weight.device, weight.dtype))
-            return _array(F.linear(x, self.model.head_weight))
+            logits = F.linear(x, self.model.head_weight)
+            _check_finite(logits)
+            return _array(logits)
 
     def weight(self, name: str) -> Floats:
         """A parameter by the checkpoint's name, as float32; `lm_head.weight` is there even where it is `wte.weight`.
@@ -222,8 +224,8 @@ class Inspector:
         if not head:
             return self.model.body(tokens)[0][0]
         logits = self.model(tokens).logits[0]
-        if not recorder.changes and not torch.isfinite(logits).all():
-            raise NumericalError("the logits are not finite: the weights hold NaN, infinite or far too large values")
+        if not recorder.changes:
+            _check_finite(logits)
         return visit(recorder, "logits", logits)
 
     def _changes(self, change: Mapping[str, Change] | None) -> dict[str, Change]:
@@ -309,6 +311,11 @@ def _as_in_use(model: GPT2) -> Iterator[None]:
     finally:
         model.train(training)
         model.activation_checkpointing = checkpointing
+
+
+def _check_finite(logits: Tensor) -> None:
+    if not torch.isfinite(logits).all():
+        raise NumericalError("the logits are not finite: the weights hold NaN, infinite or far too large values")
 
 
 def _array(tensor: Tensor) -> Floats:

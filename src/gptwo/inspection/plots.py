@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import logging
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from gptwo.inspection.attribution import LogitAttribution
 from gptwo.inspection.explanation import Explanation
 from gptwo.inspection.lens import LogitLens
 from gptwo.inspection.prediction import LossByPosition, SamplingSpread
+from gptwo.scoring import perplexity
 
 INK, FAINT, LINE, GREEN, RED = "#1f2933", "#7b8794", "#d9d5cb", "#0f6b56", "#d8613c"
 SHADES = ("#fbfaf6", "#b9e7d4", "#3fa485", "#0f6b56")
@@ -121,7 +121,8 @@ def plot_losses(losses: LossByPosition) -> bytes:
             axes.set_xticks(places, tokens, rotation=45, ha="right", rotation_mode="anchor")
         axes.spines["left"].set_visible(True)
         axes.legend(frameon=False)
-        _title(axes, f"Loss of each token; mean {values.mean():.2f} nats, perplexity {math.exp(values.mean()):.1f}")
+        each = perplexity(values.sum(), len(values))
+        _title(axes, f"Loss of each token; mean {values.mean():.2f} nats, perplexity {each:.1f}")
         return _png(figure)
 
 
