@@ -72,9 +72,33 @@ def test_an_export_is_replaced_only_with_force_and_nothing_else_ever(
     assert (tmp_path / "out" / "model.onnx").read_bytes() == before
     assert run(capsys, *arguments, "--dtype", "int8", "--force")[0] == 0
     assert (tmp_path / "out" / "model.onnx").read_bytes() != before
-    for target, message in ((tiny_checkpoint, "is no export"), (tiny_checkpoint / "config.json", "is a file")):
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    assert "holds 'mine.txt', which is no part of an export" in refused(capsys, *arguments, "--force")
+    for target, message in (
+        (tiny_checkpoint, "is no part of an export"),
+        (tiny_checkpoint / "config.json", "is a file"),
+    ):
         assert message in refused(capsys, "export", tiny_checkpoint, target, "--to", "onnx", "--force")
     assert (tiny_checkpoint / "model.safetensors").exists()
+
+
+def test_a_name_that_is_no_text_is_refused(
+    capsys: pytest.CaptureFixture[str], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    err = refused(capsys, "export", tiny_checkpoint, f"{tmp_path}/\udcff", "--to", "onnx", "--no-report")
+    assert "has a name that is no text" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_prompts_are_drawn_where_the_tokenizer_lacks_the_characters_of_ours() -> None:
+    from exports import random_checkpoint
+
+    from gptwo.cli.export import prompts_for
+    from gptwo.tokenizer import Tokenizer
+
+    drawn = prompts_for(random_checkpoint(), None)
+    assert prompts_for(random_checkpoint(), Tokenizer.characters(["абв"])) == drawn
+    assert list(map(len, drawn)) == list(range(1, 20, 2))
 
 
 @pytest.mark.parametrize("broken", ["", "[]", "{", '{"format": "another"}', "[" * 100_000, "\xff"])
@@ -83,7 +107,7 @@ def test_a_report_of_somebody_elses_protects_its_directory(
 ) -> None:
     (tmp_path / "report.json").write_bytes(broken.encode("latin-1"))
     err = refused(capsys, "export", tiny_checkpoint, tmp_path, "--to", "onnx", "--force")
-    assert "holds 'report.json' and is no export" in err
+    assert "holds 'report.json', which is no part of an export" in err
 
 
 def test_what_cannot_be_exported_is_refused_in_one_line_and_leaves_nothing(

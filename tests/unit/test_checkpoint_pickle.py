@@ -179,6 +179,19 @@ def test_a_compressed_record_is_refused_so_that_a_small_file_cannot_unpack_to_a_
 
 
 @pytest.mark.parametrize("old_container", [False, True])
+def test_a_few_bytes_that_ask_for_much_memory_are_refused(tmp_path: Path, old_container: bool) -> None:
+    asks = b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R."  # bytearray(2**31 - 1)
+    if old_container:
+        (tmp_path / "a.bin").write_bytes(asks)
+    else:
+        with zipfile.ZipFile(tmp_path / "a.bin", "w") as archive:
+            archive.writestr("a/data.pkl", asks)
+            archive.writestr("a/version", "3\n")
+    with pytest.raises(UnsafeCheckpointError, match="its pickle asks for bytearray"):
+        load_pickle(tmp_path / "a.bin")
+
+
+@pytest.mark.parametrize("old_container", [False, True])
 def test_a_damaged_pickle_is_a_typed_error_or_still_tensors(tmp_path: Path, old_container: bool) -> None:
     whole, file = tmp_path / "whole.bin", tmp_path / "pytorch_model.bin"
     CONFIG.save(tmp_path / "config.json")

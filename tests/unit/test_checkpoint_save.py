@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -217,6 +221,29 @@ def test_the_next_save_clears_what_a_killed_one_left(tmp_path: Path, renames: in
         save_checkpoint(directory, CONFIG, random_arrays(seed=3), BrokenTokenizer(OSError(28, "No space left")))
     assert_holds(directory, random_arrays())
     assert list(tmp_path.iterdir()) == [directory]
+
+
+def test_ctrl_c_between_the_renames_and_while_the_old_one_is_removed_leaves_a_whole_one_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = write_directory(tmp_path / "m", random_arrays())
+
+    def once(function: Callable[..., Any], call: int) -> Callable[..., Any]:
+        calls = itertools.count()
+
+        def interrupted(*arguments: Any, **options: Any) -> Any:
+            if next(calls) == call:
+                raise KeyboardInterrupt
+            return function(*arguments, **options)
+
+        return interrupted
+
+    for owner, name, call, kept in ((Path, "rename", 0, 0), (Path, "rename", 1, 0), (shutil, "rmtree", 0, 3)):
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(owner, name, once(getattr(owner, name), call))
+            save_checkpoint(directory, CONFIG, random_arrays(seed=3), None)
+        assert_holds(directory, random_arrays(seed=kept))
+        assert list(tmp_path.iterdir()) == [directory]
 
 
 def test_a_save_that_is_under_way_elsewhere_is_no_leftover(tmp_path: Path) -> None:

@@ -85,6 +85,10 @@ def test_token_ids_are_a_prompt_too(inspector: Inspector, explained: Explanation
     assert found.as_dict() == explained.as_dict()
 
 
+def test_token_ids_may_be_an_array(inspector: Inspector) -> None:
+    assert explain(inspector, np.array([5, 6, 7])).token_ids == (5, 6, 7)  # type: ignore[arg-type]
+
+
 def test_more_than_a_page_can_show_is_refused_with_both_numbers(
     inspector: Inspector, monkeypatch: pytest.MonkeyPatch
 ) -> None:

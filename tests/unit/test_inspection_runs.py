@@ -253,6 +253,9 @@ def test_activations_of_one_text_can_be_put_into_another() -> None:
         ({"h.0.attn.z": lambda z: None}, "the change of h.0.attn.z is None, expected numbers of shape"),
         ({"h.0.attn.z": "zero"}, "the change of h.0.attn.z is 'zero', expected numbers"),
         ({"h.0.attn.z": [[1], [1, 2]]}, "expected numbers of shape"),
+        ({"h.0.attn.z": "1"}, "the change of h.0.attn.z is '1', expected numbers"),
+        ({"h.0.attn.z": 10**400}, "expected numbers of shape"),
+        ({"h.0.attn.z": np.array(1j)}, "expected numbers of shape"),
         ({"h.0.attn.zz": 0}, "did you mean 'h.0.attn.z'"),
         ({"h.0.attn.z": 0, "h.*.attn.z": 1}, "change names h.0.attn.z twice"),
         ({"h.0.attn.z": ablate(2)}, "ablate got index 2, but the first axis has 2 entries"),
@@ -262,6 +265,12 @@ def test_a_change_that_does_not_fit_is_told_in_a_sentence(change: dict[str, obje
     with pytest.raises(InvalidRequestError, match=said) as caught:
         inspector().run([1, 2, 3, 4], change=change)
     assert caught.value.param == "change"
+
+
+def test_what_takes_an_activations_place_may_be_read_only() -> None:
+    one = inspector()
+    whole = np.broadcast_to(np.float32(1), (3, 16))
+    assert_array_equal(one.run([1, 2, 3], keep="wte", change={"wte": whole})["wte"], whole)
 
 
 def test_ablate_takes_indices_only() -> None:
@@ -402,12 +411,14 @@ def test_a_model_in_training_is_looked_at_without_dropout_and_with_blocks_comput
     one = inspector()
     expected = one.run(TEXT)["logits"]
     one.model.train()
+    one.model.h[1].eval()  # a part that its owner holds still
     one.model.activation_checkpointing = True
     calls: list[None] = []
     run = one.run(TEXT, change={"h.0.ln_1": lambda x: (calls.append(None), x)[1]}, gradient_of="loss")
     assert_array_equal(run["logits"], expected)
     assert len(calls) == 1
     assert one.model.training
+    assert not one.model.h[1].attn.training
     assert one.model.activation_checkpointing
 
 
@@ -476,11 +487,24 @@ def test_a_residual_stream_of_another_width_is_refused() -> None:
         one.unembed(np.zeros(5, np.float32))
 
 
+def test_a_residual_stream_may_lie_as_it_likes_and_must_be_numbers() -> None:
+    one = inspector()
+    plain = np.linspace(-1, 1, 32, dtype=np.float32).reshape(2, 16)
+    expected = one.unembed(plain)
+    for same in (plain[::-1][::-1], plain.astype(">f4"), plain.tolist(), np.broadcast_to(plain, plain.shape)):
+        assert_array_equal(one.unembed(same), expected)
+    for wrong in (plain + 1j, [[1] * 16, [2] * 15], None, "x"):
+        with pytest.raises(InvalidRequestError, match="the residual stream is"):
+            one.unembed(wrong)
+
+
 def test_a_parameter_is_had_by_its_name() -> None:
     one = inspector()
     assert_array_equal(one.weight("lm_head.weight"), one.weight("wte.weight"))
     with pytest.raises(InvalidRequestError, match=r"did you mean 'h\.0\.attn\.c_attn\.weight'"):
         one.weight("h.0.attn.c_atn.weight")
+    with pytest.raises(InvalidRequestError, match="the model has no parameter 5"):
+        one.weight(5)  # type: ignore[arg-type]
 
 
 # ---- what cannot be looked into

@@ -125,6 +125,42 @@ def test_while_a_text_is_looked_into_others_are_answered_and_few_wait(
     assert [one.result(SECONDS).status_code for one in under_way] == [200, 200]
 
 
+@pytest.mark.parametrize(("seconds", "statuses"), [(SECONDS, [200, 200]), (0.01, [503, 503])])
+def test_a_server_that_ends_waits_for_the_texts_that_are_looked_into(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, statuses: list[int]
+) -> None:
+    gate = threading.Event()
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        assert gate.wait(SECONDS)
+        return explain(*arguments, **options)
+
+    monkeypatch.setattr(inspections, "explain", slow)
+    app = App(ServerSettings(model=str(tiny_checkpoint), drain_timeout=seconds), None)
+    try:
+        app.run(app.service.loaded())
+        headers = {"Content-Type": "application/json"}
+
+        async def ask() -> Any:
+            return await app.client.post(ADDRESS, content=b'{"prompt": "a"}', headers=headers)
+
+        under_way = [app.start(ask()) for _ in statuses]
+        app.wait_until(lambda: app.app.state.inspections.waiting == len(statuses))
+        drain = app.start(app.service.drain())
+        app.wait_until(lambda: app.service.state == "draining")
+        assert_error(app.post(ADDRESS, {"prompt": "a"}), 503)
+        if seconds < SECONDS:
+            drain.result(SECONDS)
+        else:
+            assert not drain.done()
+        gate.set()
+        drain.result(SECONDS)
+        assert [one.result(SECONDS).status_code for one in under_way] == statuses
+    finally:
+        gate.set()
+        app.close()
+
+
 def test_what_is_not_to_be_had_is_said_in_one_sentence() -> None:
     with running_app() as app:
         assert "checkpoint" in assert_error(app.post(ADDRESS, {"prompt": "a"}), 501)

@@ -128,8 +128,8 @@ def write(directory: Path, config: GPTConfig, take: Take, dtype: str, tokenizer:
         with (directory / FILE).open("wb") as file:
             torch.save({"model": state, "model_args": arguments}, file)
     except RuntimeError as error:
-        # What a failed write leaves behind makes torch raise an error of its own over the system's.
-        if isinstance(error.__context__, OSError):
+        # What an unfinished write leaves behind makes torch raise an error of its own over the system's, or Ctrl-C.
+        if isinstance(error.__context__, (OSError, KeyboardInterrupt)):
             raise error.__context__ from error
         raise
     if tokenizer is not None:

@@ -172,12 +172,12 @@ def _put_in_place(temporary: Path, target: Path) -> None:
     it finds it.
     """
     aside = temporary / "old"
-    if target.exists():
-        target.rename(aside)
     try:
+        if target.exists():
+            target.rename(aside)
         (temporary / "new").rename(target)
-    except OSError:
-        if aside.exists():
+    except BaseException:  # Ctrl-C too
+        if aside.exists() and not target.exists():
             aside.rename(target)
         raise
 
@@ -191,13 +191,17 @@ def _beside(target: Path) -> Iterator[Path]:
     import shutil  # with all the compressors it imports, only for those who save
 
     directory = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
-    directory.mkdir()
     try:
+        directory.mkdir()
         with locked(directory):
             yield directory
     finally:
         if target.exists() or not (directory / "old").exists():
-            shutil.rmtree(directory, ignore_errors=True)
+            try:
+                shutil.rmtree(directory, ignore_errors=True)
+            except BaseException:  # Ctrl-C while it is removed
+                shutil.rmtree(directory, ignore_errors=True)
+                raise
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 import pickle
 import re
 import warnings
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 _ZIP: Final = b"PK"
 _CALLS: Final = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "REDUCE", "BUILD"})
+_ALLOCATES: Final = b"bytearray"  # PyTorch lets a pickle call it with any size, for which a hundred bytes are enough
 _OLDEST_TORCH: Final = (2, 6)  # before it, weights_only=True could be made to run code: CVE-2025-32434
 
 _DTYPE_NAMES: Final = {
@@ -56,7 +59,9 @@ def load_pickle(path: Path) -> Any:
         )
     is_zip = _starts_as_zip(path)
     if is_zip:
-        _refuse_compression(path)
+        _check_zip(path)
+    else:
+        _check_old_container(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols and storage classes, which no user can act upon
@@ -124,28 +129,45 @@ def _starts_as_zip(path: Path) -> bool:
         raise CheckpointError(f"checkpoint {path}: cannot be read: {error}") from error
 
 
-def _refuse_compression(path: Path) -> None:
+def _check_zip(path: Path) -> None:
     """torch.save never compresses: a compressed record could only be there to unpack to more than the file's size."""
     import zipfile
 
     try:
         with zipfile.ZipFile(path) as archive:
             compressed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
-    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
+            pickles = [entry for entry in archive.infolist() if entry.filename.lower().endswith("data.pkl")]
+            allocates = not compressed and any(_ALLOCATES in archive.read(entry) for entry in pickles)
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"checkpoint {path}: a broken PyTorch file ({error})") from error
     if compressed:
         raise CheckpointError(
             f"checkpoint {path}: its record {shown(compressed[0])} is compressed, as torch.save never does"
         )
+    if allocates:
+        raise _asks_for(path, _ALLOCATES.decode())
+
+
+def _check_old_container(path: Path) -> None:
+    with path.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            if mapped.find(_ALLOCATES) >= 0:
+                raise _asks_for(path, _ALLOCATES.decode())
+
+
+def _asks_for(path: Path, name: str) -> UnsafeCheckpointError:
+    return UnsafeCheckpointError(
+        f"checkpoint {path}: refused, because its pickle asks for {name}, which is neither a tensor nor a plain value; "
+        "convert it to safetensors where you trust it"
+    )
 
 
 def _refusal(path: Path, message: str, is_zip: bool) -> CheckpointError:
     asked = re.search(r"(?:GLOBAL|function|but got) (\S[^\n]{0,80}?)(?: was not| whose|$|\n)", message)
     if asked:
-        return UnsafeCheckpointError(
-            f"checkpoint {path}: refused, because its pickle asks for {ascii(asked[1])[1:-1]}, which is neither a "
-            "tensor nor a plain value; convert it to safetensors where you trust it"
-        )
+        return _asks_for(path, ascii(asked[1])[1:-1])
     reason = message.rpartition("WeightsUnpickler error:")[2].strip().split("\n")[0]
     if is_zip or _calls_code(path):
         return UnsafeCheckpointError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -112,13 +113,15 @@ class Reference:
 
 
 def prompts_for(checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> list[list[int]]:
-    """Ten prompts of up to 20 tokens, from a text of ours; without a tokenizer, ids drawn from a fixed seed."""
+    """Ten prompts of up to 20 tokens, from a text of ours, or where that has no tokens ids drawn from a fixed seed."""
+    from gptwo.errors import TokenizerError
     from gptwo.export.report import PROMPTS
 
-    config = checkpoint.config
+    config, ids = checkpoint.config, []
     if tokenizer is not None and tokenizer.vocab_size <= config.vocab_size:
-        ids = tokenizer.encode(SAMPLE)
-    else:
+        with contextlib.suppress(TokenizerError):  # one of characters may lack some of them
+            ids = tokenizer.encode(SAMPLE)
+    if not ids:
         ids = np.random.default_rng(0).integers(0, config.vocab_size, 400).tolist()
     stride = len(ids) // PROMPTS
     longest = min(20, config.n_positions - 1)

@@ -103,23 +103,29 @@ def check_target(out: Path, *, force: bool) -> None:
     Replacing a directory deletes what is in it, so with `force` it must be an export, or empty.
     """
     target = Path(os.path.realpath(out))
+    if str(target) != str(target).encode("utf-8", "replace").decode():
+        raise ExportError(f"{out}: has a name that is no text, and such files the engines' libraries cannot open")
     if not os.path.lexists(target):
         return
     if not target.is_dir():
         raise ExportError(f"{out}: is a file, expected a directory to be made")
-    names = os.listdir(target)
-    if names and not _is_export(target):
-        raise ExportError(f"{out}: holds {sorted(names)[0]!a} and is no export; choose another directory")
+    names = set(os.listdir(target))
+    if strangers := names - _exported(target):
+        raise ExportError(f"{out}: holds {min(strangers)!a}, which is no part of an export; choose another directory")
     if names and not force:
         raise ExportError(f"{out}: is there already; --force replaces it")
 
 
-def _is_export(directory: Path) -> bool:
+def _exported(directory: Path) -> set[str]:
+    """What the report in a directory names as the export's files, and itself; nothing if it is no report of ours."""
     try:
         report = json.loads((directory / REPORT).read_bytes()[:1_000_000])
     except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(report, dict) and report.get("format") == "gptwo export"
+        return set()
+    if not isinstance(report, dict) or report.get("format") != "gptwo export":
+        return set()
+    files = report.get("files")
+    return {REPORT, *files} if isinstance(files, dict) else {REPORT}
 
 
 def _checked(checkpoint: Checkpoint, to: str, dtype: str | None, compiled: bool) -> str:

@@ -48,15 +48,21 @@ def changed(name: str, activation: Floats, change: Change) -> Floats:
 
 def numbers(what: str, value: object, shape: tuple[int, ...], *, param: str) -> Floats:
     """A number, or numbers of this shape, as float32 of this shape. Raises InvalidRequestError for anything else."""
-    try:
-        if value is None:  # which numpy would take for NaN
-            raise TypeError
-        with np.errstate(over="ignore"):
-            array = np.asarray(value, np.float32)
-    except (TypeError, ValueError):
-        raise InvalidRequestError(f"{what} is {shown(value)}, expected numbers of shape {shape}", param=param) from None
+    array = floats(what, value, f"numbers of shape {shape}", param=param)
     if array.ndim == 0:
         return np.full(shape, array)
     if array.shape != shape:
         raise InvalidRequestError(f"{what} has shape {array.shape}, expected {shape}", param=param)
     return array
+
+
+def floats(what: str, value: object, expected: str, *, param: str) -> Floats:
+    """Real numbers as a float32 array of its own, in C order. Raises InvalidRequestError for anything else."""
+    try:
+        given = np.asarray(value)
+        if given.dtype.kind not in "biuf":  # of text, None and complex numbers numpy would make floats too
+            raise TypeError
+        with np.errstate(over="ignore"):
+            return given.astype(np.float32, order="C")
+    except (TypeError, ValueError, RuntimeError):  # the last is a tensor's that numpy may not read
+        raise InvalidRequestError(f"{what} is {shown(value)}, expected {expected}", param=param) from None

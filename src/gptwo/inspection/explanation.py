@@ -103,7 +103,8 @@ def explain(inspector: Inspector, prompt: Prompt, *, induction: InductionScores 
     """
     config, tokenizer = inspector.config, inspector.tokenizer
     end = None if tokenizer is None else tokenizer.end_of_text_id
-    ids = (end,) if prompt == "" and end is not None else inspector.encode(prompt)
+    is_empty = isinstance(prompt, str) and not prompt
+    ids = (end,) if is_empty and end is not None else inspector.encode(prompt)
     most = most_tokens(config.n_layer * config.n_head)
     if len(ids) > most:
         raise ContextLengthError(

@@ -22,7 +22,7 @@ from gptwo.engine.request import check_token_ids
 from gptwo.engine.text import token_text
 from gptwo.errors import ContextLengthError, InvalidRequestError, NumericalError, nearest_name
 from gptwo.inspection.activations import activation_names, matching_names
-from gptwo.inspection.changes import Change, Floats, changed, numbers
+from gptwo.inspection.changes import Change, Floats, changed, floats, numbers
 from gptwo.inspection.hooks import check_plain, hooked, visit
 from gptwo.loading import OpenModel, Prompt, open_model
 from gptwo.model import GPT2
@@ -195,13 +195,13 @@ class Inspector:
 
         Raises InvalidRequestError for another width, NumericalError if the logits are not finite.
         """
-        if np.ndim(residual) == 0 or np.shape(residual)[-1] != self.config.n_embd:
-            raise InvalidRequestError(
-                f"a residual stream of shape {np.shape(residual)}, expected (..., {self.config.n_embd})", "residual"
-            )
+        expected = f"(..., {self.config.n_embd})"
+        residual = floats("the residual stream", residual, f"numbers of shape {expected}", param="residual")
+        if residual.ndim == 0 or residual.shape[-1] != self.config.n_embd:
+            raise InvalidRequestError(f"a residual stream of shape {residual.shape}, expected {expected}", "residual")
         weight = self.model.wte.weight
         with self._one_at_a_time(), torch.no_grad():
-            x = self.model.ln_f(torch.as_tensor(residual).to(weight.device, weight.dtype))
+            x = self.model.ln_f(torch.from_numpy(residual).to(weight.device, weight.dtype))
             logits = F.linear(x, self.model.head_weight)
             _check_finite(logits)
             return _array(logits)
@@ -215,7 +215,7 @@ class Inspector:
             return _array(self.model.head_weight)
         parameters = dict(self.model.named_parameters())
         if name not in parameters:
-            raise InvalidRequestError(f"the model has no parameter {shown(name)}{nearest_name(name, parameters)}")
+            raise InvalidRequestError(f"the model has no parameter {shown(name)}{nearest_name(str(name), parameters)}")
         check_plain(self.model.get_submodule(name.rpartition(".")[0]), name)
         return _array(parameters[name])
 
@@ -303,13 +303,14 @@ class _Recorder:
 @contextmanager
 def _as_in_use(model: GPT2) -> Iterator[None]:
     """Without dropout, and with each block computed once, also while the model is being trained."""
-    training, checkpointing = model.training, model.activation_checkpointing
+    modes, checkpointing = [(module, module.training) for module in model.modules()], model.activation_checkpointing
     try:
         model.activation_checkpointing = False
         model.eval()
         yield
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training
         model.activation_checkpointing = checkpointing
 
 

@@ -5,7 +5,7 @@ P positions of the model, N tokens of a text, V vocabulary, S settings, K tokens
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -112,7 +112,7 @@ def sampling_spread(
     settings: sampling parameters, of which those count that shape the distribution; penalties and biases, which depend
     on what was generated, do not. top: K. Raises InvalidRequestError, and what `Inspector.run` does.
     """
-    for params in settings:
+    for params in settings if isinstance(settings, Iterable) else (settings,):
         if not isinstance(params, SamplingParams):
             raise InvalidRequestError(f"settings hold {shown(params)}, expected SamplingParams", param="settings")
     run = inspector.run(prompt)

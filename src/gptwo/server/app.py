@@ -73,6 +73,7 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.service, app.state.inspections = service, inspections
+    service.drain_others = inspections.drain
     _add_model_routes(app, service, inspections)
     _add_status_routes(app, service)
     if settings.playground:

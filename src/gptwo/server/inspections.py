@@ -20,6 +20,7 @@ from gptwo.engine.request import check_token_ids
 from gptwo.errors import (
     ContextLengthError,
     DownloadError,
+    DrainingError,
     GptwoError,
     InvalidRequestError,
     MissingDependencyError,
@@ -63,6 +64,8 @@ class Inspections:
         self._thread = ThreadPoolExecutor(1, "gptwo-inspect")
         self.waiting = 0
         """Texts that are not answered."""
+        self._under_way: set[asyncio.Future[bytes]] = set()
+        self._ended = False
         self._inspector: Inspector | None = None
         self._induction: InductionScores | None = None
         self._refusal: str | None = None
@@ -86,13 +89,26 @@ class Inspections:
         if self.waiting >= MOST_WAITING:
             raise QueueFullError(f"{self.waiting} texts wait to be looked into; ask again in a moment")
         self.waiting += 1
+        work = asyncio.get_running_loop().run_in_executor(self._thread, self._look, asked)
+        self._under_way.add(work)
         try:
-            loop = asyncio.get_running_loop()
-            work = loop.run_in_executor(self._thread, self._look, asked)
             content = await unless_gone(http.receive, _result_of(work))
+        except asyncio.CancelledError:
+            if not self._ended:
+                raise
+            raise DrainingError("the server ended before the text was looked into") from None
         finally:
+            self._under_way.discard(work)
             self.waiting -= 1
         return Response(content, media_type="application/json")
+
+    async def drain(self, seconds: float) -> bool:
+        """Wait for the texts under way for so long, and end the others; whether there were none."""
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=seconds)
+        self._ended = True
+        left = [work for work in self._under_way if work.cancel()]
+        return not left
 
     def close(self) -> None:
         """Begin nothing more."""

@@ -42,6 +42,8 @@ class Service:
         self.on_failure: Callable[[], None] = lambda: None
         self.render_metrics: Callable[[], Awaitable[tuple[bytes, str]]] = self._own_metrics
         """The metrics as text, and its content type; one of several processes gives those of all here."""
+        self.drain_others: Callable[[float], Awaitable[bool]] = _nothing_else
+        """Waits for what is under way beside the engine, for so many seconds; whether all of it ended by itself."""
         self._given = model
         self._runner: Runner | None = None
         self._draining = False
@@ -155,7 +157,8 @@ class Service:
         self.begin_drain()
         if self._runner is not None:
             note(logging.INFO, "draining", running=self._runner.running, waiting=self._runner.waiting)
-            if not await self._runner.drain(self.settings.drain_timeout):
+            longest = self.settings.drain_timeout
+            if not all(await asyncio.gather(self._runner.drain(longest), self.drain_others(longest))):
                 note(logging.WARNING, "the time to drain is over; what still ran was ended")
 
     async def stop(self) -> None:
@@ -211,6 +214,10 @@ class Service:
         )
         runner.start()
         self._runner = runner
+
+
+async def _nothing_else(seconds: float) -> bool:
+    return True
 
 
 @contextmanager
