@@ -104,7 +104,7 @@ def check_target(out: Path, *, force: bool) -> None:
     """
     target = Path(os.path.realpath(out))
     if str(target) != str(target).encode("utf-8", "replace").decode():
-        raise ExportError(f"{out}: has a name that is no text, and such files the engines' libraries cannot open")
+        raise ExportError(f"{str(out)!a} has a name that is no text, and such files the engines' libraries cannot open")
     if not os.path.lexists(target):
         return
     if not target.is_dir():
