@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -213,6 +214,10 @@ def test_one_token_and_many_have_a_page_too(reader: Reader) -> None:
     assert "One token alone" in page.locator("#losses").inner_text()
     assert page.locator("#next").is_disabled()
     assert page.locator("#before").is_disabled()
+    told = made_explanation("far from it", layers=1, heads=1)
+    assert told.losses is not None
+    page = reader.open(replace(told, losses=replace(told.losses, losses=told.losses.losses * 1e6)))
+    assert 1 < page.locator("#losses .rule").count() <= 6
     words: Any = " ".join(f"w{i}\n" if i % 9 == 0 else "w" * (i % 13) for i in range(256))
     page = reader.open(made_explanation(words, layers=6, heads=8))
     assert page.locator("#attention .heads canvas").count() == 48

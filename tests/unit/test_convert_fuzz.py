@@ -142,6 +142,18 @@ def test_any_damage_to_a_vocabulary_is_read_or_refused(models: Path, tmp_path: P
             outcome(Tokenizer.load, path, len(whole) + 200_000)
 
 
+def test_a_vocabulary_of_nothing_but_empty_tokens_is_not_read_to_its_end(models: Path, tmp_path: Path) -> None:
+    with (tmp_path / "vocabulary.bin").open("wb") as file:
+        file.write((models / "raw" / "vocabulary.bin").read_bytes())
+        file.truncate(16_000_000)
+    with pytest.raises(TokenizerError, match=r"token \d+ in it is empty"):
+        Tokenizer.load(tmp_path)
+    with (tmp_path / "vocabulary.bin").open("ab") as file:
+        file.truncate(2**40)
+    with pytest.raises(TokenizerError, match="which no vocabulary has"):
+        Tokenizer.load(tmp_path)
+
+
 @pytest.mark.parametrize("dtype", ["f32", "q4_0"])
 def test_any_damage_to_a_gguf_is_read_or_refused(models: Path, tmp_path: Path, dtype: str) -> None:
     pytest.importorskip("gguf", reason="needs the extra `gguf`")

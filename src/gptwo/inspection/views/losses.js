@@ -35,7 +35,8 @@ export class LossView {
     this.bars = losses.map((loss, index) => draw("rect", { class: "loss", "data-position": index + 1, x: x(index) + Math.min(1, step * 0.1), width: Math.max(step - Math.min(2, step * 0.2), 0.5), y: y(loss), height: Math.max(0.5, y(0) - y(loss)) }));
     let sum = 0;
     const line = losses.map((loss, index) => `${(x(index) + step / 2).toFixed(1)},${y((sum += loss) / (index + 1)).toFixed(1)}`);
-    const every = [1, 2, 5].find((size) => most / size <= 5) ?? 10;
+    const unit = 10 ** Math.max(0, Math.floor(Math.log10(most / 5)));
+    const every = [1, 2, 5, 10].map((size) => size * unit).find((size) => most / size <= 5);
     const lines = Array.from({ length: Math.floor(most / every) + 1 }, (_, index) => index * every);
     this.svg = draw(
       "svg",
