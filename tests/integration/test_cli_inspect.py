@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,14 @@ def test_the_same_as_json(capsys: Capture, tiny_checkpoint: Path) -> None:
         "bytes": 300 * 16 * 4,
     }
     assert first["norm"] > 0
+
+
+def test_keys_of_a_configuration_stay_on_their_line(capsys: Capture, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(tiny_checkpoint, tmp_path / "model")
+    values = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    (model / "config.json").write_text(json.dumps({**values, "one\nn_layer  99": float("nan")}), encoding="utf-8")
+    assert "other keys                       architectures, one n_layer 99\n" in run(capsys, "inspect", model)[1]
+    assert json.loads(run(capsys, "inspect", model, "--json")[1])["config"]["one\nn_layer  99"] is None
 
 
 def test_norms_that_are_left_out_are_told(
