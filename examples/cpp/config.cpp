@@ -1,11 +1,13 @@
 #include "config.hpp"
 
 #include <cctype>
+#include <cstdio>
 #include <fstream>
 #include <iterator>
+#include <locale>
 #include <map>
+#include <sstream>
 #include <stdexcept>
-#include <type_traits>
 #include <utility>
 
 namespace {
@@ -76,6 +78,24 @@ class FlatJson {
   std::map<std::string, std::string> values_;
 };
 
+// Each sets the field from text and returns true, if the whole text is a value of its type.
+bool assign(const std::string& text, std::string& field) {
+  field = text;
+  return true;
+}
+
+bool assign(const std::string& text, bool& field) {
+  field = text == "true";
+  return field || text == "false";
+}
+
+template <class Number>
+bool assign(const std::string& text, Number& field) {
+  std::istringstream in(text);
+  in.imbue(std::locale::classic());
+  return static_cast<bool>(in >> std::noskipws >> field) && in.peek() == EOF;
+}
+
 }  // namespace
 
 Config read_config(const std::string& path) {
@@ -88,11 +108,7 @@ Config read_config(const std::string& path) {
     const auto read = [&](const char* name, auto& field) {
       const auto found = values.find(name);
       if (found == values.end()) return;
-      using Field = std::decay_t<decltype(field)>;
-      if constexpr (std::is_same_v<Field, bool>) field = found->second == "true";
-      else if constexpr (std::is_same_v<Field, std::string>) field = found->second;
-      else if constexpr (std::is_same_v<Field, double>) field = std::stod(found->second);
-      else field = std::stoll(found->second);
+      if (!assign(found->second, field)) throw std::runtime_error(std::string(name) + " is " + found->second);
     };
     read("vocab_size", config.vocab_size);
     read("n_positions", config.n_positions);
@@ -108,8 +124,9 @@ Config read_config(const std::string& path) {
   } catch (const std::exception& error) {
     throw std::runtime_error(path + ": not a configuration (" + error.what() + ")");
   }
-  if (config.n_head < 1 || config.n_embd < 1 || config.n_embd % config.n_head != 0 || config.n_layer < 1) {
-    throw std::runtime_error(path + ": n_layer, n_embd and n_head do not fit");
+  if (config.n_head < 1 || config.n_embd < 1 || config.n_embd % config.n_head != 0 || config.n_layer < 1 ||
+      config.vocab_size < 1 || config.n_positions < 1) {
+    throw std::runtime_error(path + ": its sizes are no model's");
   }
   return config;
 }

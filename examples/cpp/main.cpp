@@ -6,11 +6,14 @@
 
 #include <torch/script.h>
 
+#include <charconv>
 #include <cstdint>
+#include <fstream>
 #include <iostream>
 #include <map>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "config.hpp"
@@ -22,6 +25,12 @@ std::map<std::string, torch::Tensor> parameters_of(const torch::jit::Module& scr
   std::map<std::string, torch::Tensor> found;
   for (const auto& parameter : script.named_parameters()) found[parameter.name] = parameter.value;
   return found;
+}
+
+// libtorch's errors go on with a trace of calls; their first line says what is wrong.
+std::string first_line(const std::exception& error) {
+  const std::string message = error.what();
+  return message.substr(0, message.find('\n'));
 }
 
 int64_t likeliest(const torch::Tensor& logits) {  // (1, T, V): the token after the last position
@@ -65,6 +74,33 @@ void print_shapes(const Gpt2& model, const torch::Tensor& prompt) {
   }
 }
 
+torch::jit::Module load_script(const std::string& path) {
+  if (!std::ifstream(path)) throw std::runtime_error(path + ": cannot be read");
+  try {
+    return torch::jit::load(path);
+  } catch (const std::exception& error) {
+    throw std::runtime_error(path + ": libtorch cannot load it (" + first_line(error) + ")");
+  }
+}
+
+int64_t number(const std::string& word) {
+  int64_t value = 0;
+  const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), value);
+  if (error != std::errc() || end != word.data() + word.size()) {
+    throw std::runtime_error("'" + word + "' is no number, or too large a one");
+  }
+  return value;
+}
+
+int64_t token_id(const std::string& word, const Config& config) {
+  const int64_t id = number(word);
+  if (id < 0 || id >= config.vocab_size) {
+    throw std::runtime_error("token id " + word + " is not one of the model's, which are 0 to " +
+                             std::to_string(config.vocab_size - 1));
+  }
+  return id;
+}
+
 int run(std::vector<std::string> arguments) {
   bool scripted = false;
   if (arguments.size() > 1 && arguments[1] == "--script") {
@@ -77,18 +113,19 @@ int run(std::vector<std::string> arguments) {
   }
   const at::NoGradGuard no_gradients;
   const Config config = read_config(arguments[0] + "/config.json");
-  torch::jit::Module script = torch::jit::load(arguments[0] + "/model.ts");
-  const Gpt2 model(config, parameters_of(script));
-
-  const int64_t tokens = std::stoll(arguments[1]);
+  const int64_t tokens = number(arguments[1]);
   std::vector<int64_t> ids;
-  for (std::size_t i = 2; i < arguments.size(); ++i) {
-    ids.push_back(std::stoll(arguments[i]));
-    if (ids.back() < 0 || ids.back() >= config.vocab_size) throw std::runtime_error(arguments[i] + " is no token");
+  for (std::size_t i = 2; i < arguments.size(); ++i) ids.push_back(token_id(arguments[i], config));
+  // The last token that is made takes no position: nothing reads it.
+  const int64_t most = config.n_positions - static_cast<int64_t>(ids.size()) + 1;
+  if (tokens < 0 || most < 1 || tokens > most) {
+    throw std::runtime_error(arguments[1] + " tokens cannot follow " + std::to_string(ids.size()) +
+                             " in a model of " + std::to_string(config.n_positions) + " positions");
   }
   const auto prompt = torch::tensor(ids, torch::kLong).unsqueeze(0);  // (1, T)
-  if (prompt.size(1) + tokens > config.n_positions + 1) throw std::runtime_error("the model has no more positions");
 
+  torch::jit::Module script = load_script(arguments[0] + "/model.ts");
+  const Gpt2 model(config, parameters_of(script));
   print_shapes(model, prompt);
   const auto made =
       scripted ? continue_with_script(script, prompt, tokens) : continue_with_model(model, prompt, tokens);
@@ -104,9 +141,7 @@ int main(int count, char** words) {
   try {
     return run({words + 1, words + count});
   } catch (const std::exception& error) {
-    // Errors of libtorch go on with a trace of calls; the first line says what is wrong.
-    const std::string message = error.what();
-    std::cerr << "gpt2: " << message.substr(0, message.find('\n')) << "\n";
+    std::cerr << "gpt2: " << first_line(error) << "\n";
     return 1;
   }
 }

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <limits>
+#include <sstream>
 #include <stdexcept>
 #include <utility>
 
@@ -20,7 +21,36 @@ torch::Tensor activation(const std::string& name, const torch::Tensor& x) {
 }  // namespace
 
 Gpt2::Gpt2(Config config, std::map<std::string, torch::Tensor> parameters)
-    : config_(std::move(config)), parameters_(std::move(parameters)) {}
+    : config_(std::move(config)), parameters_(std::move(parameters)) {
+  const int64_t width = config_.n_embd;
+  check("wte.weight", {config_.vocab_size, width});
+  check("wpe.weight", {config_.n_positions, width});
+  for (int64_t layer = 0; layer < config_.n_layer; ++layer) {
+    const std::string h = "h." + std::to_string(layer);
+    const auto& inner = parameter(h + ".mlp.c_fc.bias");
+    check_affine(h + ".ln_1", {width});
+    check_affine(h + ".attn.c_attn", {width, 3 * width});
+    check_affine(h + ".attn.c_proj", {width, width});
+    check_affine(h + ".ln_2", {width});
+    check_affine(h + ".mlp.c_fc", {width, inner.numel()});
+    check_affine(h + ".mlp.c_proj", {inner.numel(), width});
+  }
+  check_affine("ln_f", {width});
+  if (!config_.tie_word_embeddings) check("lm_head.weight", {config_.vocab_size, width});
+}
+
+void Gpt2::check(const std::string& name, at::IntArrayRef shape) const {
+  const auto found = parameter(name).sizes();
+  if (found == shape) return;
+  std::ostringstream message;
+  message << "parameter " << name << " has shape " << found << ", expected " << shape;
+  throw std::runtime_error(message.str());
+}
+
+void Gpt2::check_affine(const std::string& name, at::IntArrayRef shape) const {
+  check(name + ".weight", shape);
+  check(name + ".bias", shape.slice(shape.size() - 1));
+}
 
 const torch::Tensor& Gpt2::parameter(const std::string& name) const {
   const auto found = parameters_.find(name);

@@ -24,7 +24,8 @@ struct Output {
 
 class Gpt2 {
  public:
-  // parameters: by the checkpoint's names; linear weights lie as (in, out). Throws std::runtime_error if one is missing.
+  // parameters: by the checkpoint's names; linear weights lie as (in, out). Throws std::runtime_error if one
+  // is missing, or does not have the shape that the configuration asks for.
   Gpt2(Config config, std::map<std::string, torch::Tensor> parameters);
 
   // ids int64 (B, T), which follow the positions in `past`; an empty `past` is the beginning of a text.
@@ -34,6 +35,8 @@ class Gpt2 {
   const std::map<std::string, torch::Tensor>& parameters() const { return parameters_; }
 
  private:
+  void check(const std::string& name, at::IntArrayRef shape) const;
+  void check_affine(const std::string& name, at::IntArrayRef shape) const;  // of a weight, and its bias
   const torch::Tensor& parameter(const std::string& name) const;
   torch::Tensor linear(const torch::Tensor& x, const std::string& name) const;
   torch::Tensor norm(const torch::Tensor& x, const std::string& name) const;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -97,13 +98,47 @@ def test_it_loads_an_export_and_prints_every_parameter_and_the_shapes_of_a_forwa
 
 
 def test_its_mistakes_are_one_line(program: Path, tmp_path: Path) -> None:
-    written(random_checkpoint(), tmp_path / "out")
+    out = written(random_checkpoint(), tmp_path / "out")
     assert "usage" in refused(program)
     assert "config.json: cannot be read" in refused(program, tmp_path / "none", 1, 5)
-    assert "300 is no token" in refused(program, tmp_path / "out", 1, 300)
-    assert "no more positions" in refused(program, tmp_path / "out", 64, 5, 6)
-    (tmp_path / "out" / "model.ts").unlink()
-    assert "model.ts" in refused(program, tmp_path / "out", 1, 5)
-    for broken in ("", "{", "[]", '{"n_head": ', '{"n_head": "x"}', '{"n_head": 5}', '{"a": "\\', '{"a": {'):
-        (tmp_path / "out" / "config.json").write_text(broken)
-        assert "config.json" in refused(program, tmp_path / "out", 1, 5)
+    for word in ("300", "-1", "9223372036854775807"):
+        assert f"token id {word} is not one of the model's, which are 0 to 299" in refused(program, out, 1, 5, word)
+    for word in ("x", "5x", "", " 5", "1.5", "9223372036854775808"):
+        assert f"'{word}' is no number, or too large a one" in refused(program, out, 1, word)
+        assert f"'{word}' is no number, or too large a one" in refused(program, out, word, 5)
+    assert generated(run(program, out, 0, 5, 6)) == []
+    assert len(generated(run(program, out, 63, 5, 6))) == 63
+    for tokens in (-1, 64, 2**63 - 1):
+        expected = f"{tokens} tokens cannot follow 2 in a model of 64 positions"
+        assert expected in refused(program, out, tokens, 5, 6)
+    assert "0 tokens cannot follow 65" in refused(program, out, 0, *[5] * 65)
+
+
+def test_broken_files_are_one_line(program: Path, tmp_path: Path) -> None:
+    out = written(random_checkpoint(), tmp_path / "out")
+    config, script = (out / "config.json").read_text(), (out / "model.ts").read_bytes()
+    for name, value, message in (
+        ("n_embd", "8", "parameter wte.weight has shape [300, 16], expected [300, 8]"),
+        ("vocab_size", "301", "parameter wte.weight has shape [300, 16], expected [301, 16]"),
+        ("n_positions", "99", "parameter wpe.weight has shape [64, 16], expected [99, 16]"),
+        ("n_layer", "3", "parameter h.2.mlp.c_fc.bias is missing"),
+        ("tie_word_embeddings", "false", "parameter lm_head.weight is missing"),
+        ("activation_function", '"mish"', "activation_function mish is not known"),
+        ("n_head", "5", "config.json: its sizes are no model's"),
+        ("n_layer", "0", "config.json: its sizes are no model's"),
+        ("n_head", '"x"', "config.json: not a configuration (n_head is x)"),
+        ("n_head", "2.5", "config.json: not a configuration (n_head is 2.5)"),
+        ("n_positions", "9223372036854775808", "config.json: not a configuration (n_positions is 9223372036854775808)"),
+        ("scale_attn_weights", "1", "config.json: not a configuration (scale_attn_weights is 1)"),
+    ):
+        (out / "config.json").write_text(json.dumps({**json.loads(config), name: json.loads(value)}))
+        assert message in refused(program, out, 1, 5)
+    for broken in ("", "{", "[]", '{"n_head": ', '{"a": "\\', '{"a": {'):
+        (out / "config.json").write_text(broken)
+        assert "config.json: not a configuration" in refused(program, out, 1, 5)
+    (out / "config.json").write_text(config)
+    for size in (0, 1, 100, len(script) // 2, len(script) - 1):
+        (out / "model.ts").write_bytes(script[:size])
+        assert "model.ts: libtorch cannot load it" in refused(program, out, 1, 5)
+    (out / "model.ts").unlink()
+    assert "model.ts: cannot be read" in refused(program, out, 1, 5)
