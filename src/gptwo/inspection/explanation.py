@@ -115,7 +115,7 @@ def explain(inspector: Inspector, prompt: Prompt, *, induction: InductionScores 
     lens = logit_lens(inspector, ids, top=LIKELIEST)
     attributions = logit_attributions(inspector, ids)
     known = config.vocab_size if tokenizer is None else tokenizer.vocab_size
-    next_logits = inspector.run(ids)["logits"][-1, :known]
+    next_logits = inspector.run(ids)["logits"][-1, :known].copy()  # not a view, which would keep all T of them
     spoken = {*ids, *lens.top_ids.flat, *(part.target_id for part in attributions)}
     return Explanation(
         model=inspector.name,
@@ -152,8 +152,10 @@ def packed_attention(attention: Floats) -> dict[str, Any]:
     The square root keeps small weights apart: none is off by more than 0.004, those below 0.01 by 0.0004.
     """
     rows, columns = np.tril_indices(attention.shape[-1])
-    triangle = attention[..., rows, columns]
-    return packed(np.rint(255 * np.sqrt(triangle.clip(0, 1))), "u1")
+    roots = np.empty((*attention.shape[:2], len(rows)), np.uint8)
+    for layer, patterns in enumerate(attention):  # (H, T, T): a layer at a time, since each step copies
+        roots[layer] = np.rint(255 * np.sqrt(patterns[:, rows, columns].clip(0, 1)))
+    return packed(roots, "u1")
 
 
 def names_of(tokenizer: Tokenizer | None, token_ids: Iterable[int]) -> dict[int, str]:
