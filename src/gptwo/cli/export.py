@@ -84,7 +84,9 @@ def command(
     if as_json:
         write_json({"path": str(target), **report_as_json(found)})
     else:
-        write("".join(f"{name:<17}{value}\n" for name, value in (("path", str(target)), *_rows(found))))
+        rows = [("path", str(target)), *_rows(found)]
+        width = max(17, *(len(name) + 2 for name, _ in rows))
+        write("".join(f"{name:<{width}}{value}\n" for name, value in rows))
 
 
 class Reference:
