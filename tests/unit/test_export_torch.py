@@ -14,7 +14,7 @@ from exports import ALL, greedy, greedy_with, prompts, random_checkpoint, refere
 from limited_files import files_limited_to
 from tiny_models import tiny_config
 
-from gptwo.errors import NumericalError
+from gptwo.errors import ExportError, NumericalError
 from gptwo.export.coreml import causal_mask, traced
 from gptwo.export.torch_program import (
     COMPILED_FILE,
@@ -117,11 +117,17 @@ def test_a_program_takes_any_batch_length_and_past(compiled: bool, tmp_path: Pat
             found, held = [], 0
             for part in PARTS:
                 mask = torch.ones((batch, held + part), dtype=torch.int64)
-                logits, past = program(ids[:, held : held + part], mask, past)
+                logits, past = program(ids[:, held : held + part].contiguous(), mask, past)
                 found.append(logits)
                 held += part
             expected = reference_logits(checkpoint, ids.numpy())
             np.testing.assert_allclose(torch.cat(found, dim=1).numpy(), expected, atol=1e-4)
+
+
+def test_a_model_of_too_few_positions_is_not_compiled(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="only models of 8 positions or more can be compiled"):
+        write_torch(tmp_path, random_checkpoint(tiny_config(n_positions=7)), "f32", compiled=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("changes", [{}, ALL])

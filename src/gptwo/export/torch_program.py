@@ -32,6 +32,9 @@ Past = tuple[tuple[Tensor, Tensor], ...]
 
 _WITHOUT_WEIGHTS: Final = 2**24  # bytes; more than anything else in a file takes
 
+_TELLING: Final = (3, 5)
+"""T and P of the example that is compiled. Of one with 1 and 1 AOTInductor makes a program that says other things."""
+
 _DTYPES: Final = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
 
@@ -58,8 +61,11 @@ def write_torch(directory: Path, checkpoint: Checkpoint, dtype: str, *, compiled
     """Write model.ts and model.pt2, and model.aoti.pt2 if it is to be compiled.
 
     dtype: f32, bf16 or f16. Raises NumericalError for weights beyond the range of the type, ExportError if they
-    cannot be compiled here, OSError if there is no room for a file.
+    cannot be compiled here, or the model has fewer than 8 positions and is to be compiled, OSError if there is no room
+    for a file.
     """
+    if compiled and checkpoint.config.n_positions < sum(_TELLING):
+        raise ExportError(f"only models of {sum(_TELLING)} positions or more can be compiled")
     model = exported_model(checkpoint, dtype)
     write_script(directory, model)
     with _silence(), torch.no_grad():
@@ -104,38 +110,43 @@ def _check_room(directory: Path, model: ExportedGPT2) -> None:
         room.unlink(missing_ok=True)
 
 
-def _examples(model: ExportedGPT2) -> tuple[Tensor, Tensor, Past]:
-    """Arguments of `decode` with B = 2, T = 1 and P = 1: they fit into any context of more than one position."""
+def _examples(model: ExportedGPT2, new: int = 1, held: int = 1) -> tuple[Tensor, Tensor, Past]:
+    """Arguments of `decode` with B = 2, T = new and P = held; 1 and 1 fit into any model of two positions."""
     config, dtype = model.config, model.wte.weight.dtype
-    shape = (2, config.n_head, 1, config.head_size)
+    shape = (2, config.n_head, held, config.head_size)
     past = tuple((torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)) for _ in range(config.n_layer))
-    return torch.zeros((2, 1), dtype=torch.int64), torch.ones((2, 2), dtype=torch.int64), past
+    return torch.zeros((2, new), dtype=torch.int64), torch.ones((2, new + held), dtype=torch.int64), past
 
 
 def _program(model: ExportedGPT2) -> Any:
     """`decode` as a program whose B, T and P are free, P = 0 included: then it is `prefill`."""
-    import torch.fx.experimental._config as symbolic
-
-    examples = _examples(model)
+    examples = _examples(model, *(_TELLING if model.config.n_positions >= sum(_TELLING) else (1, 1)))
     dynamic = torch.export.Dim.DYNAMIC
     shapes = {
         "input_ids": {0: dynamic, 1: dynamic},
         "attention_mask": {0: dynamic, 1: dynamic},
         "past": tuple(({0: dynamic, 2: dynamic},) * 2 for _ in examples[2]),
     }
-    # Without the first, sizes of 0 and 1 would be programs of their own; without the second, the bound on P + T and
-    # the sizes that must agree would have to be solved for.
-    with symbolic.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+    # Deferred, since else the bound on P + T and the sizes that must agree would have to be solved for.
+    with _any_size():
         return torch.export.export(
             model, examples, dynamic_shapes=shapes, prefer_deferred_runtime_asserts_over_guards=True
         )
+
+
+def _any_size() -> Any:
+    """Sizes of 0 and 1 are taken as any others, not as programs of their own."""
+    import torch.fx.experimental._config as symbolic
+
+    return symbolic.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
 
 
 def _compile(program: Any, path: Path) -> None:
     import torch._inductor
 
     try:
-        torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+        with _any_size():
+            torch._inductor.aoti_compile_and_package(program, package_path=str(path))
     except Exception as error:
         raise ExportError(f"AOTInductor could not compile the model here: {one_line(error)}") from error
 
