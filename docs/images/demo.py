@@ -38,7 +38,7 @@ def prompt_line(command: str) -> Text:
 
 def continuation(model: gptwo.LanguageModel) -> Text:
     """The prompt, and the model's continuation of it in colours."""
-    params = gptwo.SamplingParams(max_tokens=110, temperature=0.7, top_p=0.95, seed=4, logprobs=0)
+    params = gptwo.SamplingParams(max_tokens=110, temperature=0.7, top_p=0.95, seed=7, logprobs=0)
     made = model.generate(PROMPT, params)
     assert made.logprobs is not None
     text = Text.assemble((PROMPT, f"bold {FOREGROUND}"))
@@ -62,7 +62,7 @@ def main() -> None:
     """Write demo.svg beside this file."""
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor")
     with gptwo.load("shakespeare") as model:
-        options = "--max-tokens 110 --temperature 0.7 --top-p 0.95 --seed 4"
+        options = "--max-tokens 110 --temperature 0.7 --top-p 0.95 --seed 7"
         console.print(prompt_line(f'gptwo generate "{PROMPT}" {options}'))
         console.print(continuation(model), highlight=False)
         console.print()

@@ -20,8 +20,8 @@ SIZE = {"width": 780, "height": 700}
 SCALE = 1.3
 GAP = 24
 BEGINNING = "JULIET:\nO Romeo,"
-SEED, WORD = 14, " father"
-OTHER_SEED = 6
+SEED, WORD = 26, " heart"
+OTHER_SEED = 8
 
 
 def open_page(browser: Browser, address: str, scheme: str, **parameters: object) -> Page:

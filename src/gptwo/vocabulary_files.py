@@ -77,7 +77,7 @@ def read_vocabulary(path: Path) -> tuple[list[bytes], int | None]:
 
 
 def _tokens(path: Path, data: bytes, start: int) -> list[bytes]:
-    tokens = []
+    tokens: list[bytes] = []
     while start < len(data):
         if not data[start]:
             raise TokenizerError(f"{path}: token {len(tokens)} in it is empty")
