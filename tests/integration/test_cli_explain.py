@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from command_line import refused, run
 
-from gptwo.inspection import plots
+from gptwo.errors import InvalidRequestError
+from gptwo.inspection import Inspector, plots
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
 
@@ -64,6 +65,28 @@ def test_mistakes_are_one_sentence_and_leave_nothing(
     assert "a path is empty" in refused(capsys, "explain", "x", *model, "--png", "", code=2)
     assert "a tokenizer's path is empty" in refused(capsys, "explain", "x", *model, "--tokenizer", "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_cannot_be_explained_is_refused_before_pytorch_is_imported(
+    capsys: pytest.CaptureFixture[str], tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed, mute = tmp_path / "packed", tmp_path / "mute"
+    run(capsys, "quantize", tiny_checkpoint, packed, "--no-report")
+    mute.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (mute / name).write_bytes((tiny_checkpoint / name).read_bytes())
+    with monkeypatch.context() as without:
+        for name in [name for name in sys.modules if name.startswith("gptwo.inspection")]:
+            without.delitem(sys.modules, name)
+        without.setitem(sys.modules, "torch", None)
+        said = refused(capsys, "explain", "x", "--model", packed)
+        assert "is packed as int8, and a packed model cannot be looked into; name the checkpoint that it was" in said
+        assert "brings no tokenizer; name one with --tokenizer" in refused(capsys, "explain", "x", "--model", mute)
+    with pytest.raises(InvalidRequestError, match="a packed model cannot be looked into"):
+        Inspector.load(packed)
+    code, _, _ = run(capsys, "explain", "hear", "--model", mute, "--tokenizer", tiny_checkpoint, "--json")
+    assert code == 0
+    assert Inspector.load(mute).name == str(mute)
 
 
 def test_without_pytorch_one_sentence_names_the_extra(

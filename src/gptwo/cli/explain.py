@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,7 +12,10 @@ from gptwo.cli.loading import SECTION, as_path, threads_option, tokenizer_option
 from gptwo.cli.parameters import SectionedCommand, SectionOption
 from gptwo.cli.terminal import write, write_json
 from gptwo.cli.text_input import read_prompt
-from gptwo.errors import DataError
+from gptwo.errors import DataError, TokenizerError
+
+if TYPE_CHECKING:
+    from gptwo.checkpoint import Checkpoint
 
 PAGE = "explain.html"
 OPTIONS: list[click.Parameter] = [
@@ -34,13 +37,15 @@ def command(prompt: str, out: str | None, png: str | None, as_json: bool, **opti
 
     The page is one file for any browser: the likeliest next tokens after each layer (the logit lens), the attention of
     every head, what each head and layer adds to a prediction, the loss of each token, induction scores, and the next
-    token under temperature, top-k and top-p. It needs PyTorch (extra `torch`); docs/explain.md says what is on it.
+    token under temperature, top-k and top-p. It needs PyTorch (extra `torch`); docs/explain.md says what is on it. A
+    model that `gptwo quantize` packed cannot be looked into: explain the one that it was made from.
     """
     text = read_prompt(prompt)
     target = as_path(PAGE if out is None else out) if out is not None or not (as_json or png is not None) else None
     folder = None if png is None else as_path(png)
     if target is not None and (os.path.isdir(target) or not os.path.isdir(target.parent)):
         raise DataError(f"{target}: cannot be written (no such directory, or a directory itself)")
+    checkpoint = _checkpoint(options)  # before PyTorch is imported for nothing
     from gptwo.inspection import Inspector, explain, page_of
 
     if folder is not None:
@@ -48,13 +53,9 @@ def command(prompt: str, out: str | None, png: str | None, as_json: bool, **opti
 
         check_plotting()  # before the model is run for nothing
     inspector = Inspector.load(
-        options["model"],
-        device=options["device"],
-        threads=options["threads"],
-        revision=options["revision"],
-        tokenizer=options["tokenizer"],
-        progress=True,
+        checkpoint.path, device=options["device"], threads=options["threads"], tokenizer=options["tokenizer"]
     )
+    inspector.name = options["model"]
     found = explain(inspector, text)
     written = []
     if target is not None:
@@ -69,6 +70,18 @@ def command(prompt: str, out: str | None, png: str | None, as_json: bool, **opti
         return
     for path in written:
         write(f"{path}\n")
+
+
+def _checkpoint(options: dict[str, Any]) -> Checkpoint:
+    """The model that the options name, if it can be looked into and has a tokenizer."""
+    from gptwo.checkpoint import load_checkpoint
+    from gptwo.inspection.checks import check_unpacked
+
+    checkpoint = load_checkpoint(options["model"], revision=options["revision"], progress=True)
+    check_unpacked(checkpoint)
+    if checkpoint.tokenizer_path is None and options["tokenizer"] is None:
+        raise TokenizerError(f"model {options['model']} brings no tokenizer; name one with --tokenizer")
+    return checkpoint
 
 
 def _write(target: Path, content: bytes) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gptwo.checkpoint import load_checkpoint
 from gptwo.config import GPTConfig
 from gptwo.decoder.reference import ReferenceDecoder
 from gptwo.engine.request import check_token_ids
@@ -23,6 +24,7 @@ from gptwo.engine.text import token_text
 from gptwo.errors import ContextLengthError, InvalidRequestError, NumericalError, nearest_name
 from gptwo.inspection.activations import activation_names, matching_names
 from gptwo.inspection.changes import Change, Floats, changed, floats, numbers
+from gptwo.inspection.checks import check_unpacked
 from gptwo.inspection.hooks import check_plain, hooked, visit
 from gptwo.loading import OpenModel, Prompt, open_model
 from gptwo.model import GPT2
@@ -87,19 +89,17 @@ class Inspector:
         tokenizer: Tokenizer | str | Path | None = None,
         progress: bool = False,
     ) -> Inspector:
-        """Load a model as `gptwo.load` does, in float32; errors as there. Packed weights only the core can run."""
+        """Load a model as `gptwo.load` does, in float32; errors as there.
+
+        One that `gptwo quantize` packed cannot be looked into (InvalidRequestError): look into what it was made from.
+        """
+        checkpoint = load_checkpoint(name, revision=revision, progress=progress)
+        check_unpacked(checkpoint)
         opened = open_model(
-            name,
-            backend="reference",
-            weights="f32",
-            device=device,
-            threads=threads,
-            revision=revision,
-            tokenizer=tokenizer,
-            progress=progress,
+            checkpoint.path, backend="reference", weights="f32", device=device, threads=threads, tokenizer=tokenizer
         )
         assert isinstance(opened.decoder, ReferenceDecoder)
-        return cls(opened.decoder.model, opened.tokenizer, name=opened.name)
+        return cls(opened.decoder.model, opened.tokenizer, name=str(name))
 
     def __repr__(self) -> str:
         return f"<Inspector {self.name}: {self.config.parameter_count:,} parameters>"
