@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from command_line import refused, run
 
-from gptwo.errors import InvalidRequestError
 from gptwo.inspection import Inspector, plots
 
 pytestmark = pytest.mark.usefixtures("in_tmp_path")
@@ -82,8 +81,6 @@ def test_a_model_that_cannot_be_explained_is_refused_before_pytorch_is_imported(
         said = refused(capsys, "explain", "x", "--model", packed)
         assert "is packed as int8, and a packed model cannot be looked into; name the checkpoint that it was" in said
         assert "brings no tokenizer; name one with --tokenizer" in refused(capsys, "explain", "x", "--model", mute)
-    with pytest.raises(InvalidRequestError, match="a packed model cannot be looked into"):
-        Inspector.load(packed)
     code, _, _ = run(capsys, "explain", "hear", "--model", mute, "--tokenizer", tiny_checkpoint, "--json")
     assert code == 0
     assert Inspector.load(mute).name == str(mute)

@@ -361,11 +361,20 @@ def test_nothing_flows_back_through_what_was_changed() -> None:
         (5, "gradient_of is 5, expected 'loss', two tokens, or an array"),
         ((1, 2, 3), r"gradient_of has shape \(3,\), expected \("),
         (np.zeros(3), r"gradient_of has shape \(3,\), expected \("),
+        ([None, "!"], "gradient_of is .*, expected numbers"),
+        ([[1.0], [1.0, 2.0]], "gradient_of is .*, expected numbers"),
     ],
 )
 def test_what_gradients_are_of_is_checked(gradient_of: object, said: str) -> None:
     with pytest.raises(InvalidRequestError, match=said):
         inspector().run(TEXT, gradient_of=gradient_of)
+
+
+def test_two_tokens_may_stand_in_a_list() -> None:
+    one = inspector()
+    pair, listed = (one.run(TEXT, keep="wte", gradient_of=two) for two in ((5, "!"), [np.int64(5), "!"]))
+    assert pair.target == listed.target
+    assert_array_equal(pair.gradients["wte"], listed.gradients["wte"])
 
 
 def test_the_loss_needs_two_tokens() -> None:
@@ -510,6 +519,28 @@ def test_a_parameter_is_had_by_its_name() -> None:
 # ---- what cannot be looked into
 
 
+def test_what_is_no_gpt2_or_no_tokenizer_is_told() -> None:
+    for wrong in ("shakespeare", None, inspector()):
+        with pytest.raises(InvalidRequestError, match=r"expected a GPT2; Inspector\.load\(name\) opens a model"):
+            Inspector(wrong)  # type: ignore[arg-type]
+    with pytest.raises(InvalidRequestError, match="tokenizer is 'tokenizer.json', expected a Tokenizer"):
+        Inspector(inspector().model, "tokenizer.json")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("batch", [["ROMEO:", "A"], [[1, 2], [3]], ("one",)])
+def test_a_batch_of_prompts_is_refused(batch: Any) -> None:
+    with pytest.raises(InvalidRequestError, match="is a list of prompts; one is looked into at a time"):
+        inspector().run(batch)
+
+
+def test_a_change_made_in_place_has_to_be_returned() -> None:
+    def change(x: np.ndarray) -> None:
+        x[0] = 0
+
+    with pytest.raises(InvalidRequestError, match="a function has to return the activation, also where it changed"):
+        inspector().run(TEXT, change={"wte": change})
+
+
 def test_without_pytorch_the_extra_is_named() -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
@@ -523,7 +554,7 @@ def test_without_pytorch_the_extra_is_named() -> None:
 
 def test_a_packed_model_is_refused_in_a_sentence(tiny_checkpoint: Path, tmp_path: Path) -> None:
     assert main(["quantize", str(tiny_checkpoint), str(tmp_path / "out"), "--no-report"]) == 0
-    with pytest.raises(InvalidRequestError, match="is packed as int8; for another format load the checkpoint"):
+    with pytest.raises(InvalidRequestError, match="is packed as int8, and a packed model cannot be looked into"):
         Inspector.load(tmp_path / "out")
 
 

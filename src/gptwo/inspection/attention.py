@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from gptwo.errors import InvalidRequestError
 from gptwo.inspection.changes import Floats
+from gptwo.inspection.checks import check_inspector
 from gptwo.inspection.prediction import log_probabilities
 from gptwo.options import integer
 
@@ -36,6 +37,7 @@ class AttentionPatterns:
 
 def attention_patterns(inspector: Inspector, prompt: Prompt) -> AttentionPatterns:
     """The attention pattern of every head on a text. Raises what `Inspector.run` does."""
+    check_inspector(inspector)
     run = inspector.run(prompt, keep="h.*.attn.pattern")
     return AttentionPatterns(run.token_ids, run.tokens, np.stack(list(run.activations.values())))
 
@@ -66,6 +68,7 @@ def induction_scores(
     positions or tokens. Raises InvalidRequestError for a length that does not fit.
     Source: Olsson et al. 2022, "In-context learning and induction heads", section "Defining induction heads".
     """
+    check_inspector(inspector)
     config = inspector.config
     known = inspector.tokenizer.vocab_size if inspector.tokenizer is not None else config.vocab_size
     longest = min(config.n_positions // 2, known)

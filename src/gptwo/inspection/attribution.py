@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gptwo.errors import InvalidRequestError
+from gptwo.inspection.checks import check_inspector
 from gptwo.inspection.lens import ROWS_AT_ONCE
 from gptwo.options import is_integer, shown
 
@@ -99,6 +100,7 @@ def logit_attributions(inspector: Inspector, prompt: Prompt) -> tuple[LogitAttri
 
 
 def _run(inspector: Inspector, prompt: Prompt) -> Run:
+    check_inspector(inspector)
     return inspector.run(prompt, keep=["wte", "wpe", "h.*.attn.z", "h.*.mlp.out", _last(inspector)])
 
 

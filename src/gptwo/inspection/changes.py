@@ -43,6 +43,12 @@ def changed(name: str, activation: Floats, change: Change) -> Floats:
     """What a change makes of an activation, in its shape. Raises InvalidRequestError for anything else."""
     with np.errstate(invalid="ignore"):  # scores hold -inf, of which any arithmetic may make NaN
         result = change(activation.copy()) if callable(change) else change
+    if result is None and callable(change):
+        raise InvalidRequestError(
+            f"the change of {name} is None, expected numbers of shape {activation.shape}: a function has to return the "
+            "activation, also where it changed that in place",
+            param="change",
+        )
     return numbers(f"the change of {name}", result, activation.shape, param="change")
 
 

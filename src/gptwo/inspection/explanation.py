@@ -19,6 +19,7 @@ from gptwo.errors import ContextLengthError
 from gptwo.inspection.attention import AttentionPatterns, InductionScores, attention_patterns, induction_scores
 from gptwo.inspection.attribution import LogitAttribution, logit_attributions
 from gptwo.inspection.changes import Floats
+from gptwo.inspection.checks import check_inspector
 from gptwo.inspection.lens import LogitLens, logit_lens
 from gptwo.inspection.prediction import LossByPosition, SamplingSpread, loss_by_position, sampling_spread
 from gptwo.sampling.processors import largest
@@ -101,6 +102,7 @@ def explain(inspector: Inspector, prompt: Prompt, *, induction: InductionScores 
     Raises ContextLengthError for more tokens than the model has positions, or than one page can show (MOST_WEIGHTS),
     and what `Inspector.run` does.
     """
+    check_inspector(inspector)
     config, tokenizer = inspector.config, inspector.tokenizer
     end = None if tokenizer is None else tokenizer.end_of_text_id
     is_empty = isinstance(prompt, str) and not prompt

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ from gptwo.model import GPT2
 from gptwo.options import is_integer, shown
 from gptwo.tokenizer import Tokenizer
 
-Gradient = str | tuple[int | str, int | str] | Floats
+Gradient = str | Sequence[int | str] | Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +74,14 @@ class Inspector:
     """
 
     def __init__(self, model: GPT2, tokenizer: Tokenizer | None = None, *, name: str = "the model") -> None:
+        """Raises InvalidRequestError for what is no GPT2; a model's name is what `load` takes."""
+        if not isinstance(model, GPT2):
+            raise InvalidRequestError(
+                f"model is {shown(model)}, expected a GPT2; Inspector.load(name) opens a model by its name",
+                param="model",
+            )
+        if tokenizer is not None and not isinstance(tokenizer, Tokenizer):
+            raise InvalidRequestError(f"tokenizer is {shown(tokenizer)}, expected a Tokenizer", param="tokenizer")
         self.model, self.tokenizer, self.name = model, tokenizer, name
         self._opened = OpenModel(name, ReferenceDecoder.over(model), tokenizer)
         self._turn = threading.RLock()
@@ -119,6 +128,8 @@ class Inspector:
 
         Raises InvalidRequestError for what is no prompt or has no token, ContextLengthError if it has too many.
         """
+        if isinstance(prompt, (list, tuple)) and any(isinstance(one, (str, list, tuple)) for one in prompt):
+            raise InvalidRequestError("the prompt is a list of prompts; one is looked into at a time", param="prompt")
         ids = check_token_ids(self._opened.encode(prompt, endless=endless), self.config.vocab_size)
         if not ids:
             raise InvalidRequestError("the prompt has no tokens, so there is nothing to look at", param="prompt")
@@ -254,7 +265,7 @@ class Inspector:
             following = torch.tensor(ids[1:], device=device)
             return lambda logits: F.cross_entropy(logits[:-1].float(), following)
         shape = (len(ids), self.config.vocab_size)
-        if isinstance(gradient_of, tuple) and len(gradient_of) == 2:
+        if _is_pair(gradient_of):
             weights = np.zeros(shape, np.float32)
             weights[-1, self.token_id(gradient_of[0])] += 1.0
             weights[-1, self.token_id(gradient_of[1])] -= 1.0
@@ -298,6 +309,13 @@ class _Recorder:
                 value = value.detach().requires_grad_()
             self.tensors[name] = value
         return value
+
+
+def _is_pair(gradient_of: object) -> TypeGuard[Sequence[int | str]]:
+    """Two tokens, and not two rows of an array."""
+    if not isinstance(gradient_of, (tuple, list)) or len(gradient_of) != 2:
+        return False
+    return all(is_integer(token) or isinstance(token, str) for token in gradient_of)
 
 
 @contextmanager

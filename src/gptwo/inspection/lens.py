@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gptwo.inspection.changes import Floats
+from gptwo.inspection.checks import check_inspector
 from gptwo.inspection.prediction import log_probabilities
 from gptwo.options import integer
 from gptwo.sampling.processors import largest
@@ -57,6 +58,7 @@ def logit_lens(inspector: Inspector, prompt: Prompt, *, top: int = 5, last: int 
     top: K, how many tokens to name. last: look at so many positions at the end of the text only; None is all of it.
     The last layer's predictions are the model's own. Raises what `Inspector.run` does.
     """
+    check_inspector(inspector)
     top = min(int(integer(1)("top", top) or 0), inspector.config.vocab_size)
     layers = inspector.config.n_layer
     run = inspector.run(prompt, keep=["h.0.resid_pre", "h.*.resid_post"])
