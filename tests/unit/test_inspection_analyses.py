@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +17,15 @@ from gptwo.inspection import (
     Inspector,
     ablate,
     attention_patterns,
+    explain,
     induction_scores,
     logit_attribution,
+    logit_attributions,
     logit_lens,
     loss_by_position,
     sampling_spread,
 )
+from gptwo.inspection.prediction import DEFAULT_SETTINGS
 from gptwo.model import GPT2
 from gptwo.sampling import SamplingParams
 
@@ -292,6 +296,18 @@ def test_the_spread_is_what_sampling_draws_from() -> None:
     assert_allclose(found.entropies[:2], [-(shares * np.log(shares)).sum(), 0.0], rtol=1e-5, atol=1e-12)
 
 
+def test_tokens_that_no_setting_cuts_are_kept_however_unlikely_they_are() -> None:
+    one = inspector()
+    with torch.no_grad():
+        one.model.wte.weight *= 50
+    found = sampling_spread(one, TEXT, SamplingParams(temperature=0.1), top=300)
+    assert found.labels == ("temperature 0.1",)
+    assert found.kept.tolist() == [300]
+    assert (found.probabilities == 0).any()
+    assert sampling_spread(one, TEXT, SamplingParams(temperature=0.1, min_p=0.9)).kept[0] < 10
+    assert len(sampling_spread(one, TEXT).settings) == len(DEFAULT_SETTINGS) == 7
+
+
 def test_padding_of_the_vocabulary_is_never_drawn() -> None:
     one = inspector(vocab_size=320)
     found = sampling_spread(one, TEXT, top=1000)
@@ -306,6 +322,25 @@ def test_settings_that_are_none_are_told() -> None:
     with pytest.raises(InvalidRequestError, match="settings hold None, expected SamplingParams"):
         sampling_spread(inspector(), TEXT, None)  # type: ignore[arg-type]
     assert sampling_spread(inspector(), TEXT, []).probabilities.shape == (0, 20)
+
+
+@pytest.mark.parametrize(
+    "analysis",
+    [
+        logit_lens,
+        logit_attribution,
+        logit_attributions,
+        attention_patterns,
+        loss_by_position,
+        sampling_spread,
+        explain,
+        lambda inspector, _: induction_scores(inspector),
+    ],
+)
+def test_what_is_no_inspector_is_told(analysis: Any) -> None:
+    for wrong in ("shakespeare", inspector().model, None):
+        with pytest.raises(InvalidRequestError, match=r"expected an Inspector, which Inspector\.load\(name\) gives"):
+            analysis(wrong, TEXT)
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,11 @@ import numpy.typing as npt
 
 from gptwo.errors import InvalidRequestError
 from gptwo.inspection.changes import Floats
+from gptwo.inspection.checks import check_inspector
 from gptwo.options import integer, shown
 from gptwo.sampling import SamplingParams
 from gptwo.sampling.processors import apply_vocabulary_size, largest
-from gptwo.sampling.sampler import distribution
+from gptwo.sampling.sampler import distribution, reshaped
 from gptwo.scoring import windows
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def loss_by_position(inspector: Inspector, prompt: Prompt) -> LossByPosition:
 
     Raises InvalidRequestError for a text of fewer than two tokens, and what `Inspector.run` does.
     """
+    check_inspector(inspector)
     ids = inspector.encode(prompt, endless=True)
     if len(ids) < 2:
         raise InvalidRequestError("the loss needs a text of two tokens or more", param="prompt")
@@ -99,19 +101,29 @@ class SamplingSpread:
     probabilities: Doubles
     """(S, K): of those tokens under each setting; 0 for one that cannot be drawn."""
     kept: Integers
-    """(S,): how many tokens can be drawn."""
+    """(S,): how many tokens are left: all but what top-k, top-p, min-p and typical-p cut; temperature 0 leaves one."""
     entropies: Doubles
     """(S,), in nats."""
 
 
 def sampling_spread(
-    inspector: Inspector, prompt: Prompt, settings: Sequence[SamplingParams] = DEFAULT_SETTINGS, *, top: int = 20
+    inspector: Inspector,
+    prompt: Prompt,
+    settings: SamplingParams | Sequence[SamplingParams] | None = None,
+    *,
+    top: int = 20,
 ) -> SamplingSpread:
     """How temperature, top-k, top-p and the like spread the probability of the token after a text.
 
-    settings: sampling parameters, of which those count that shape the distribution; penalties and biases, which depend
-    on what was generated, do not. top: K. Raises InvalidRequestError, and what `Inspector.run` does.
+    settings: sampling parameters, one or several, of which those count that shape the distribution; penalties and
+    biases, which depend on what was generated, do not. None is DEFAULT_SETTINGS: temperatures 1, 0.5 and 1.5, top-k 5
+    and 40, top-p 0.5 and 0.9. top: K. Raises InvalidRequestError, and what `Inspector.run` does.
     """
+    check_inspector(inspector)
+    if settings is None:
+        settings = DEFAULT_SETTINGS
+    elif isinstance(settings, SamplingParams):
+        settings = (settings,)
     for params in settings if isinstance(settings, Iterable) else (settings,):
         if not isinstance(params, SamplingParams):
             raise InvalidRequestError(f"settings hold {shown(params)}, expected SamplingParams", param="settings")
@@ -120,6 +132,7 @@ def sampling_spread(
     logits = apply_vocabulary_size(run["logits"][-1], vocabulary)
     shown_ids = largest(logits, min(int(integer(1)("top", top) or 0), vocabulary))
     spread = [distribution(logits, params) for params in settings]  # S x (V,)
+    left = [int(np.isfinite(reshaped(logits, params)).sum()) for params in settings]
     return SamplingSpread(
         token_ids=run.token_ids,
         tokens=run.tokens,
@@ -128,7 +141,7 @@ def sampling_spread(
         top_ids=shown_ids,
         top_tokens=inspector.token_texts(shown_ids.tolist()),
         probabilities=np.array([one[shown_ids] for one in spread]).reshape(len(spread), len(shown_ids)),
-        kept=np.array([np.count_nonzero(one) for one in spread], np.int64),
+        kept=np.array(left, np.int64),
         entropies=np.array([-(one[one > 0] * np.log(one[one > 0])).sum() for one in spread], np.float64),
     )
 

@@ -148,18 +148,25 @@ def top_logprobs(logits: Logits, k: int) -> list[tuple[int, float]]:
 
 def _masses(logits: Logits, params: SamplingParams) -> Masses:
     """What `distribution` is in proportion to: whole numbers, see `arithmetic`."""
+    return masses(reshaped(logits, params))
+
+
+def reshaped(logits: Logits, params: SamplingParams) -> Logits:
+    """The logits whose softmax `distribution` is, the largest of them at most 0: those that were cut are -inf.
+
+    Unlike a probability, no logit that stays becomes too small to be told from one that was cut.
+    """
     _largest(logits)
     if params.temperature == 0.0:
-        certain = np.zeros(len(logits), dtype=np.int64)
-        certain[int(np.argmax(logits))] = 1
+        certain = np.full(len(logits), -np.inf, dtype=np.float32)
+        certain[int(np.argmax(logits))] = 0.0
         return certain
     logits = processors.apply_top_k(logits, params.top_k)
     # With the largest at 0 no temperature overflows, and the differences that matter keep their precision.
     logits = processors.apply_temperature(processors.below_peak(logits), params.temperature)
     logits = processors.apply_top_p(logits, params.top_p)
     logits = processors.apply_min_p(logits, params.min_p)
-    logits = processors.apply_typical_p(logits, params.typical_p)
-    return masses(logits)
+    return processors.apply_typical_p(logits, params.typical_p)
 
 
 def _largest(logits: Logits) -> np.float32:

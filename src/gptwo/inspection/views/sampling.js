@@ -16,7 +16,8 @@ export function distribution(logits, order, { temperature = 1, topK = 0, topP = 
   }
   let sum = 0;
   for (let rank = 0; rank < count; rank += 1) {
-    shares[rank] = Math.exp((logits[order[rank]] - logits[order[0]]) / temperature);
+    // What is not cut is never 0, however cold it is.
+    shares[rank] = Math.max(1e-300, Math.exp((logits[order[rank]] - logits[order[0]]) / temperature));
     sum += shares[rank];
   }
   let kept = 0;
