@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from tiny_models import TOKENIZER, random_arrays, tiny_config
 
+import gptwo.course
 import gptwo.inspection
 from gptwo.cli import main
 from gptwo.errors import ContextLengthError, InvalidRequestError, NumericalError
@@ -83,6 +84,32 @@ def test_each_activation_alone_is_what_it_is_among_all() -> None:
         alone = one.run(TEXT, keep=name)
         assert list(alone) == [name]
         assert_array_equal(alone[name], everything[name])
+
+
+def test_a_run_is_a_mapping_of_its_activations() -> None:
+    run = inspector().run(TEXT, keep=["wte", "logits"])
+    assert isinstance(run, Mapping)
+    assert list(run.keys()) == ["wte", "logits"]
+    assert [array.shape for array in run.values()] == [run["wte"].shape, run["logits"].shape]
+    assert [name for name, _ in run.items()] == list(run)
+    assert run.get("wpe") is None
+    assert run == run
+    assert run != inspector().run(TEXT, keep=["wte", "logits"])
+    assert len({run, run}) == 1
+
+
+def test_results_print_as_names_and_shapes() -> None:
+    one = inspector()
+    everything = repr(one.run([1, 2, 3], keep="*"))
+    assert "  token_ids    (1, 2, 3)\n" in everything
+    assert "  activations  wte (3, 16), wpe (3, 16), h.0.resid_pre (3, 16), " in everything
+    assert everything.splitlines()[3].endswith(f"… {len(one.names)} in all")
+    assert "top_ids               int64 (3, 3, 5)" in repr(logit_lens(one, [1, 2, 3]))
+    explained = explain(one, [1, 2, 3])
+    assert "attributions  3 of LogitAttribution" in repr(explained)
+    for result in (explained, explained.losses, explained.induction, explained.spread, explained.attention):
+        assert len(repr(result)) < 1000
+    assert "settings       7 of SamplingParams" in repr(explained.spread)
 
 
 def test_a_star_stands_for_anything() -> None:
@@ -523,7 +550,7 @@ def test_what_is_no_gpt2_or_no_tokenizer_is_told() -> None:
     for wrong in ("shakespeare", None, inspector()):
         with pytest.raises(InvalidRequestError, match=r"expected a GPT2; Inspector\.load\(name\) opens a model"):
             Inspector(wrong)  # type: ignore[arg-type]
-    with pytest.raises(InvalidRequestError, match="tokenizer is 'tokenizer.json', expected a Tokenizer"):
+    with pytest.raises(InvalidRequestError, match=r"tokenizer is 'tokenizer\.json', expected a Tokenizer"):
         Inspector(inspector().model, "tokenizer.json")  # type: ignore[arg-type]
 
 
@@ -556,6 +583,11 @@ def test_a_packed_model_is_refused_in_a_sentence(tiny_checkpoint: Path, tmp_path
     assert main(["quantize", str(tiny_checkpoint), str(tmp_path / "out"), "--no-report"]) == 0
     with pytest.raises(InvalidRequestError, match="is packed as int8, and a packed model cannot be looked into"):
         Inspector.load(tmp_path / "out")
+
+
+def test_the_public_names_are_listed_where_python_asks_for_them() -> None:
+    for module in (gptwo.inspection, gptwo.course):
+        assert dir(module) == sorted(module.__all__)
 
 
 def test_a_name_that_gptwo_inspection_lacks_is_an_attribute_error() -> None:

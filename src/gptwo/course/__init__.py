@@ -71,3 +71,7 @@ def verdict(name: str, thing: object, *, roles: Mapping[str, str] | None = None)
 
     exercises = import_module(f"gptwo.course.{lesson_of[name]}").EXERCISES
     return examined(name, exercises[name], thing, roles)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -15,6 +15,7 @@ from gptwo.errors import InvalidRequestError
 from gptwo.inspection.changes import Floats
 from gptwo.inspection.checks import check_inspector
 from gptwo.inspection.prediction import log_probabilities
+from gptwo.inspection.result import Result
 from gptwo.options import integer
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 Doubles = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
-class AttentionPatterns:
+@dataclass(frozen=True, eq=False, repr=False)
+class AttentionPatterns(Result):
     """Where each position of a text looks, in each head."""
 
     token_ids: tuple[int, ...]
@@ -42,8 +43,8 @@ def attention_patterns(inspector: Inspector, prompt: Prompt) -> AttentionPattern
     return AttentionPatterns(run.token_ids, run.tokens, np.stack(list(run.activations.values())))
 
 
-@dataclass(frozen=True, eq=False)
-class InductionScores:
+@dataclass(frozen=True, eq=False, repr=False)
+class InductionScores(Result):
     """How much each head looks at certain positions of random tokens that are repeated once: 0 to 1."""
 
     induction: Doubles

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from gptwo.errors import InvalidRequestError
 from gptwo.inspection.checks import check_inspector
 from gptwo.inspection.lens import ROWS_AT_ONCE
+from gptwo.inspection.result import Result
 from gptwo.options import is_integer, shown
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 Doubles = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
-class LogitAttribution:
+@dataclass(frozen=True, eq=False, repr=False)
+class LogitAttribution(Result):
     """The parts of a logit difference; all of them add up to it."""
 
     token_ids: tuple[int, ...]

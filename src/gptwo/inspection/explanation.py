@@ -22,6 +22,7 @@ from gptwo.inspection.changes import Floats
 from gptwo.inspection.checks import check_inspector
 from gptwo.inspection.lens import LogitLens, logit_lens
 from gptwo.inspection.prediction import LossByPosition, SamplingSpread, loss_by_position, sampling_spread
+from gptwo.inspection.result import Result
 from gptwo.sampling.processors import largest
 from gptwo.tokenizer import Tokenizer
 
@@ -37,8 +38,8 @@ MOST_WEIGHTS = 2**25
 """Of attention in one page, a byte each: 682 tokens of GPT-2, 235 of GPT-2 XL."""
 
 
-@dataclass(frozen=True)
-class Explanation:
+@dataclass(frozen=True, repr=False)
+class Explanation(Result):
     """The analyses of a prompt."""
 
     model: str

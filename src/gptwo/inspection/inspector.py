@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from gptwo.inspection.activations import activation_names, matching_names
 from gptwo.inspection.changes import Change, Floats, changed, floats, numbers
 from gptwo.inspection.checks import check_unpacked
 from gptwo.inspection.hooks import check_plain, hooked, visit
+from gptwo.inspection.result import Result
 from gptwo.loading import OpenModel, Prompt, open_model
 from gptwo.model import GPT2
 from gptwo.options import is_integer, shown
@@ -35,9 +36,12 @@ from gptwo.tokenizer import Tokenizer
 Gradient = str | Sequence[int | str] | Floats
 
 
-@dataclass(frozen=True, eq=False)
-class Run:
-    """What one pass kept. `run["h.0.attn.pattern"]` is an activation; the table is in docs/inspection.md."""
+@dataclass(frozen=True, eq=False, repr=False)
+class Run(Result, Mapping[str, Floats]):
+    """What one pass kept: a mapping from names to activations, such as `run["h.0.attn.pattern"]`.
+
+    docs/inspection.md has the table of names. A name that was not kept is an InvalidRequestError.
+    """
 
     token_ids: tuple[int, ...]
     tokens: tuple[str, ...]
@@ -60,11 +64,17 @@ class Run:
     def __contains__(self, name: object) -> bool:
         return name in self.activations
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """The activation, or `default` where it was not kept."""
+        return self.activations.get(name, default)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.activations)
 
     def __len__(self) -> int:
         return len(self.activations)
+
+    __eq__, __hash__ = object.__eq__, object.__hash__  # a mapping's compares arrays, which have no single answer
 
 
 class Inspector:

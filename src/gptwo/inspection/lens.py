@@ -15,6 +15,7 @@ import numpy.typing as npt
 from gptwo.inspection.changes import Floats
 from gptwo.inspection.checks import check_inspector
 from gptwo.inspection.prediction import log_probabilities
+from gptwo.inspection.result import Result
 from gptwo.options import integer
 from gptwo.sampling.processors import largest
 
@@ -27,8 +28,8 @@ Integers = npt.NDArray[np.int64]
 ROWS_AT_ONCE = 64  # of logits: 13 MB of GPT-2's vocabulary
 
 
-@dataclass(frozen=True, eq=False)
-class LogitLens:
+@dataclass(frozen=True, eq=False, repr=False)
+class LogitLens(Result):
     """What each layer would predict at each position."""
 
     token_ids: tuple[int, ...]

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from gptwo.errors import InvalidRequestError
 from gptwo.inspection.changes import Floats
 from gptwo.inspection.checks import check_inspector
+from gptwo.inspection.result import Result
 from gptwo.options import integer, shown
 from gptwo.sampling import SamplingParams
 from gptwo.sampling.processors import apply_vocabulary_size, largest
@@ -35,8 +36,8 @@ def log_probabilities(logits: Floats) -> Floats:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
-@dataclass(frozen=True, eq=False)
-class LossByPosition:
+@dataclass(frozen=True, eq=False, repr=False)
+class LossByPosition(Result):
     """How well each token of a text is predicted, and whether more text before it helps."""
 
     token_ids: tuple[int, ...]
@@ -85,8 +86,8 @@ DEFAULT_SETTINGS = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class SamplingSpread:
+@dataclass(frozen=True, eq=False, repr=False)
+class SamplingSpread(Result):
     """The probabilities that the next token is drawn from, under several settings."""
 
     token_ids: tuple[int, ...]
