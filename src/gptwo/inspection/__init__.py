@@ -20,6 +20,15 @@ if TYPE_CHECKING:
     from gptwo.inspection.inspector import Inspector, Run
     from gptwo.inspection.lens import LogitLens, logit_lens
     from gptwo.inspection.page import page_of
+    from gptwo.inspection.plots import (
+        draw_all,
+        plot_attention,
+        plot_attribution,
+        plot_induction,
+        plot_lens,
+        plot_losses,
+        plot_spread,
+    )
     from gptwo.inspection.prediction import LossByPosition, SamplingSpread, loss_by_position, sampling_spread
 
 _HOMES = {
@@ -37,6 +46,7 @@ _HOMES = {
     "activation_names": "activations",
     "activation_shape": "activations",
     "attention_patterns": "attention",
+    "draw_all": "plots",
     "explain": "explanation",
     "induction_scores": "attention",
     "logit_attribution": "attribution",
@@ -44,6 +54,12 @@ _HOMES = {
     "logit_lens": "lens",
     "loss_by_position": "prediction",
     "page_of": "page",
+    "plot_attention": "plots",
+    "plot_attribution": "plots",
+    "plot_induction": "plots",
+    "plot_lens": "plots",
+    "plot_losses": "plots",
+    "plot_spread": "plots",
     "sampling_spread": "prediction",
 }
 
@@ -62,6 +78,7 @@ __all__ = [
     "activation_names",
     "activation_shape",
     "attention_patterns",
+    "draw_all",
     "explain",
     "induction_scores",
     "logit_attribution",
@@ -69,6 +86,12 @@ __all__ = [
     "logit_lens",
     "loss_by_position",
     "page_of",
+    "plot_attention",
+    "plot_attribution",
+    "plot_induction",
+    "plot_lens",
+    "plot_losses",
+    "plot_spread",
     "sampling_spread",
 ]
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 Doubles = npt.NDArray[np.float64]
 
+INDUCTION_HEAD = 0.3
+"""The induction score from which a head is called one; those of GPT-2 reach 0.9."""
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AttentionPatterns(Result):
@@ -57,6 +60,15 @@ class InductionScores(Result):
     """Mean nats a token of the first half, which nothing can predict."""
     second_loss: float
     """The same of the second half: far less if the model sees the repetition."""
+
+    @property
+    def summary(self) -> str:
+        """Which head scores highest, or that none is an induction head to speak of (INDUCTION_HEAD)."""
+        layer, head = np.unravel_index(self.induction.argmax(), self.induction.shape)
+        highest = f"{self.induction.max():.2f}, of layer {layer}, head {head}"
+        if self.induction.max() < INDUCTION_HEAD:
+            return f"No head is an induction head to speak of: the highest score is {highest}."
+        return f"The highest induction score is {highest}."
 
 
 def induction_scores(

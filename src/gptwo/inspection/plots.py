@@ -29,6 +29,11 @@ DIVERGING = ("#d8613c", "#f7b79f", "#fbfaf6", "#9bdcc3", "#0f6b56")
 MOST_COLUMNS = 40
 """Tokens that can be read beside each other; of a longer text the last ones are drawn."""
 
+TOKEN_HEIGHT = 0.13
+"""Inches that a token beside a head's attention takes."""
+MOST_INCHES = 24
+"""Of all heads beside each other, if tokens are written there."""
+
 Words = Callable[[str, int], str]
 
 
@@ -46,7 +51,7 @@ def plot_lens(lens: LogitLens, names: Mapping[int, str]) -> bytes:
             axes.annotate(token, (column, layer), ha="center", va="center", size=7.5, color=ink)
         tokens = [words(lens.tokens[position], 10) for position in lens.positions[-count:]]
         axes.set_xticks(range(count), tokens, rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(layers), [words(layer, 20) for layer in lens.layers])
+        axes.set_yticks(range(layers), [layer.replace("h.", "layer ") for layer in lens.layers])
         _title(axes, "What the model would say next after each layer" + _of_last(count, length))
         bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.01)
         bar.set_label("probability", color=FAINT)
@@ -55,11 +60,16 @@ def plot_lens(lens: LogitLens, names: Mapping[int, str]) -> bytes:
 
 
 def plot_attention(attention: AttentionPatterns) -> bytes:
-    """The pattern of every head, small: rows are positions, columns those they take from; darker is more."""
-    with _drawing():
+    """The pattern of every head, small: rows are positions, columns those they take from; darker is more.
+
+    Tokens are written beside the outer heads as long as there is room for them.
+    """
+    with _drawing() as words:
         layers, heads, length, _ = attention.patterns.shape
         side = max(0.45, min(1.1, 14 / heads))
-        figure, axes = _figure(0.9 + side * heads, 0.9 + side * layers)
+        if is_labelled := TOKEN_HEIGHT * length <= min(4, MOST_INCHES / max(layers, heads)):
+            side = max(side, TOKEN_HEIGHT * length)
+        figure, axes = _figure(2.3 + side * heads, 1.2 + side * layers)
         gap = 1 + length // 12
         step = length + gap
         # One picture of all, which is drawn far sooner than one for each. The root, as on the page: small weights show.
@@ -67,12 +77,29 @@ def plot_attention(attention: AttentionPatterns) -> bytes:
         for layer, head in np.ndindex(layers, heads):
             top, left = layer * step, head * step
             mosaic[top : top + length, left : left + length] = np.sqrt(attention.patterns[layer, head])
-        axes.imshow(mosaic, cmap=_colours(SHADES), vmin=0, vmax=1, interpolation="nearest")
-        axes.set_xticks([head * step + length / 2 for head in range(heads)], [str(head) for head in range(heads)])
-        axes.set_yticks([layer * step + length / 2 for layer in range(layers)], [str(layer) for layer in range(layers)])
-        axes.set_xlabel("head", color=FAINT)
-        axes.set_ylabel("layer", color=FAINT)
-        _title(axes, f"Attention of {length} tokens")
+        image = axes.imshow(mosaic, cmap=_colours(SHADES), vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+        middle = (length - 1) / 2
+        word = "head " if side > 0.6 else ""  # as far as there is room
+        axes.set_xticks([head * step + middle for head in range(heads)], [f"{word}{head}" for head in range(heads)])
+        axes.set_yticks(
+            [layer * step + middle for layer in range(layers)], [f"layer {layer}" for layer in range(layers)]
+        )
+        axes.tick_params(axis="x", labeltop=True, labelbottom=False)
+        if is_labelled:
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.remove_overlapping_locs = False  # a token may stand where its head does
+            tokens = [words(token, 10) for token in attention.tokens]
+            columns = [head * step + place for head in range(heads) for place in range(length)]
+            axes.set_xticks(columns, tokens * heads, minor=True, rotation=90)
+            rows = [layer * step + place for layer in range(layers) for place in range(length)]
+            axes.set_yticks(rows, tokens * layers, minor=True)
+            axes.tick_params(which="minor", length=0, labelsize=6, labelcolor=FAINT, labelright=True, labelleft=False)
+        _title(axes, f"What each of {length} tokens (row) takes from those before it (column)")
+        bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, shrink=min(1.0, 4 / (side * layers)))
+        shares = (0, 0.01, 0.05, 0.2, 0.5, 1)
+        bar.set_ticks(np.sqrt(shares).tolist(), labels=[f"{share:.0%}" for share in shares])
+        bar.set_label("attention; the colour shows its square root", color=FAINT)
+        bar.outline.set_visible(False)
         return _png(figure)
 
 
@@ -95,12 +122,11 @@ def plot_attribution(attribution: LogitAttribution, names: Mapping[int, str]) ->
         left.barh(range(len(parts)), amounts, color=[GREEN if amount >= 0 else RED for amount in amounts], height=0.7)
         left.axvline(0, color=FAINT, linewidth=0.8)
         left.set_yticks(range(len(parts)), [name for name, _ in parts])
+        left.invert_yaxis()  # the first part on top, as on the page
         target, before = names[attribution.target_id], attribution.tokens[attribution.position]
         _title(left, f"Logit of {words(target, 14)} after {words(before, 14)}: {attribution.difference:+.2f}")
         most = float(np.abs(attribution.heads).max()) or 1.0
-        image = right.imshow(
-            attribution.heads, cmap=_colours(DIVERGING), vmin=-most, vmax=most, origin="lower", aspect="auto"
-        )
+        image = right.imshow(attribution.heads, cmap=_colours(DIVERGING), vmin=-most, vmax=most, aspect="auto")
         _heads(right, layers, heads)
         _title(right, "by head")
         figure.colorbar(image, ax=right, fraction=0.05, pad=0.02).outline.set_visible(False)
@@ -127,15 +153,20 @@ def plot_losses(losses: LossByPosition) -> bytes:
 
 
 def plot_induction(scores: InductionScores) -> bytes:
-    """The scores of every head: what followed last time, the same token earlier, the token before."""
+    """The scores of every head, with `InductionScores.summary` above them."""
     with _drawing():
         layers, heads = scores.induction.shape
-        figure, (row,) = _figure(10, 1.6 + 0.3 * layers, 1, 3)
-        kinds = (("induction", scores.induction), ("duplicate token", scores.duplicate_token))
-        for axes, (name, values) in zip(row, (*kinds, ("previous token", scores.previous_token)), strict=True):
-            image = axes.imshow(values, cmap=_colours(SHADES), vmin=0, vmax=1, origin="lower", aspect="auto")
+        figure, (row,) = _figure(10, 1.9 + 0.3 * layers, 1, 3)
+        kinds = (
+            ("what followed last time", scores.induction),
+            ("the same token, earlier", scores.duplicate_token),
+            ("the token before", scores.previous_token),
+        )
+        for axes, (name, values) in zip(row, kinds, strict=True):
+            image = axes.imshow(values, cmap=_colours(SHADES), vmin=0, vmax=1, aspect="auto")
             _heads(axes, layers, heads)
             _title(axes, name)
+        figure.suptitle(scores.summary, x=0.01, ha="left", color=INK, size=10)
         figure.colorbar(image, ax=row, fraction=0.03, pad=0.01).outline.set_visible(False)
         return _png(figure)
 
@@ -225,9 +256,9 @@ def _figure(width: float, height: float, rows: int = 0, columns: int = 0) -> tup
 def _heads(axes: Any, layers: int, heads: int) -> None:
     every = max(1, heads // 12)
     axes.set_xticks(range(0, heads, every))
-    axes.set_yticks(range(0, layers, max(1, layers // 12)))
+    named = range(0, layers, max(1, layers // 12))
+    axes.set_yticks(named, [f"layer {layer}" for layer in named])
     axes.set_xlabel("head", color=FAINT)
-    axes.set_ylabel("layer", color=FAINT)
 
 
 def _title(axes: Any, words: str) -> None:
