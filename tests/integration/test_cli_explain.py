@@ -53,8 +53,8 @@ def test_mistakes_are_one_sentence_and_leave_nothing(
     capsys: pytest.CaptureFixture[str], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     model = ("--model", tiny_checkpoint)
-    assert "cannot be written" in refused(capsys, "explain", "x", *model, "--out", "no/such/place.html")
-    assert "cannot be written" in refused(capsys, "explain", "x", *model, "--out", tmp_path)
+    assert "(no such directory: no/such)" in refused(capsys, "explain", "x", *model, "--out", "no/such/place.html")
+    assert "(it is a directory)" in refused(capsys, "explain", "x", *model, "--out", tmp_path)
     assert "64 positions" in refused(capsys, "explain", "hear me speak " * 40, *model)
     assert "nowhere" in refused(capsys, "explain", "x", "--model", "./nowhere")
     assert "device" in refused(capsys, "explain", "x", *model, "--device", "abacus")
@@ -64,6 +64,22 @@ def test_mistakes_are_one_sentence_and_leave_nothing(
     assert "a path is empty" in refused(capsys, "explain", "x", *model, "--png", "", code=2)
     assert "a tokenizer's path is empty" in refused(capsys, "explain", "x", *model, "--tokenizer", "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_where_nothing_can_be_written_is_told_before_the_model_is_read(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere" / "page.html")
+    model = ("--model", "./nowhere")
+    for folder in ("file", "file/within", "/proc/x", "n" * 300, "new/" + "n" * 300):
+        said = refused(capsys, "explain", "x", *model, "--png", folder)
+        assert "pictures cannot be written there" in said
+    for out in ("/proc/x.html", "file/x.html", "gone", "n" * 300):
+        assert "cannot be written" in refused(capsys, "explain", "x", *model, "--out", out)
+    for good in ("new/pictures", ".", tmp_path):
+        assert "no such file or directory: './nowhere'" in refused(capsys, "explain", "x", *model, "--png", good)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "gone"]
 
 
 def test_a_model_that_cannot_be_explained_is_refused_before_pytorch_is_imported(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +44,10 @@ def command(prompt: str, out: str | None, png: str | None, as_json: bool, **opti
     text = read_prompt(prompt)
     target = as_path(PAGE if out is None else out) if out is not None or not (as_json or png is not None) else None
     folder = None if png is None else as_path(png)
-    if target is not None and (os.path.isdir(target) or not os.path.isdir(target.parent)):
-        raise DataError(f"{target}: cannot be written (no such directory, or a directory itself)")
+    if target is not None:
+        _check_file(target)
+    if folder is not None:
+        _check_folder(folder)
     checkpoint = _checkpoint(options)  # before PyTorch is imported for nothing
     from gptwo.inspection import Inspector, explain, page_of
 
@@ -70,6 +73,31 @@ def command(prompt: str, out: str | None, png: str | None, as_json: bool, **opti
         return
     for path in written:
         write(f"{path}\n")
+
+
+def _check_file(target: Path) -> None:
+    """Raise DataError where `_write` would fail, as far as can be told without writing the file."""
+    real = Path(os.path.realpath(target))
+    if os.path.isdir(real):
+        raise DataError(f"{target}: cannot be written (it is a directory)")
+    if not os.path.isdir(real.parent):
+        raise DataError(f"{target}: cannot be written (no such directory: {target.parent})")
+    try:
+        if not (real.is_char_device() or real.is_fifo()):
+            with tempfile.TemporaryFile(dir=real.parent):
+                pass
+    except OSError as error:
+        raise DataError(f"{target}: cannot be written ({error.strerror})") from error
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise DataError unless pictures can be written into a directory, which may have to be made."""
+    there = next(path for path in (folder, *folder.parents) if os.path.exists(path))
+    try:
+        with tempfile.TemporaryDirectory(dir=there) as made:
+            (Path(made) / folder.relative_to(there)).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder}: pictures cannot be written there ({error.strerror})") from error
 
 
 def _checkpoint(options: dict[str, Any]) -> Checkpoint:
