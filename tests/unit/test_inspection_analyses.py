@@ -319,8 +319,8 @@ def test_padding_of_the_vocabulary_is_never_drawn() -> None:
 def test_settings_that_are_none_are_told() -> None:
     with pytest.raises(InvalidRequestError, match=r"settings hold 0\.5, expected SamplingParams"):
         sampling_spread(inspector(), TEXT, [0.5])
-    with pytest.raises(InvalidRequestError, match="settings hold None, expected SamplingParams"):
-        sampling_spread(inspector(), TEXT, None)  # type: ignore[arg-type]
+    with pytest.raises(InvalidRequestError, match="settings hold 5, expected SamplingParams"):
+        sampling_spread(inspector(), TEXT, 5)  # type: ignore[arg-type]
     assert sampling_spread(inspector(), TEXT, []).probabilities.shape == (0, 20)
 
 
