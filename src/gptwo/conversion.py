@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from gptwo.checkpoint import GELUS, TARGETS, Checkpoint, StoredTensor, Target, l
 from gptwo.checkpoint.saving import clear_saving_leftovers, locked
 from gptwo.checkpoint.stored import Floats
 from gptwo.config import GPTConfig
-from gptwo.errors import CheckpointError, InvalidRequestError, TokenizerError, nearest_name
+from gptwo.errors import CheckpointError, CheckpointWarning, InvalidRequestError, TokenizerError, nearest_name
 from gptwo.files import replace_file
 from gptwo.tokenizer import Tokenizer
 
@@ -56,7 +57,8 @@ def convert(
 
     source: what `gptwo.load` takes. target: the directory to make, or for GGUF the file. to: one of TARGETS. dtype: one
     of DTYPES; `auto` is the source's where the format has it, else f32. tokenizer: a directory or file instead of the
-    source's own; with_tokenizer false leaves it out. any_gelu: take GELU and its approximation by tanh for the same.
+    source's own; with_tokenizer false leaves it out, and only then is a source without one taken for GGUF, and for the
+    others without a CheckpointWarning. any_gelu: take GELU and its approximation by tanh for the same.
     force: replace a checkpoint that is there. on_progress: told the share that is done.
 
     The target appears when it is whole. Raises what `load_checkpoint` and `Tokenizer.load` raise; CheckpointError for
@@ -80,6 +82,8 @@ def convert(
     if any_gelu and config.activation_function in GELUS and "activation_function" in form.fixed:
         config = config.replace(activation_function=form.fixed["activation_function"])
     form.check(config)
+    if words is None and with_tokenizer:
+        _tell_of_no_tokenizer(source, form)
 
     take = _Taking(checkpoint, on_progress)
     if form.suffix is None:
@@ -169,6 +173,16 @@ def _tokenizer(checkpoint: Checkpoint, named: str | Path | None) -> Tokenizer | 
             f"{checkpoint.config.vocab_size}"
         )
     return tokenizer
+
+
+def _tell_of_no_tokenizer(source: str | Path, form: Target) -> None:
+    """Refuse to leave it out of a file that other programs take for a whole model; elsewhere a warning."""
+    remedy = "--tokenizer names one, --no-tokenizer leaves it out"
+    if form.suffix is not None:
+        raise TokenizerError(
+            f"model {source} brings no tokenizer, and whatever reads {form.title} expects one in the file; {remedy}"
+        )
+    warnings.warn(f"model {source} brings no tokenizer, and none is written; {remedy}", CheckpointWarning, stacklevel=3)
 
 
 def _config(checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> GPTConfig:

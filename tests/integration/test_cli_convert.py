@@ -93,3 +93,18 @@ def test_mistakes_are_one_line_and_leave_nothing(
     both = ("--tokenizer", tmp_path, "--no-tokenizer")
     assert "leaves it out" in refused(capsys, "convert", tiny_checkpoint, out, "--to", "hf", *both, code=2)
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_tokenizer_is_left_out_on_demand_only(
+    capsys: pytest.CaptureFixture[str], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    code, out, err = run(capsys, "convert", tiny_checkpoint, tmp_path / "bare", "--to", "hf", "--no-tokenizer")
+    assert (code, err, "tokenizer  none" in out) == (0, "", True)
+    err = refused(capsys, "convert", tmp_path / "bare", tmp_path / "m.gguf", "--to", "gguf")
+    assert "brings no tokenizer" in err
+    code, _, err = run(capsys, "convert", tmp_path / "bare", tmp_path / "raw", "--to", "raw")
+    assert (code, err.count("\n")) == (0, 1)
+    assert err.startswith(f"gptwo: warning: model {tmp_path / 'bare'} brings no tokenizer, and none is written")
+    model = (tmp_path / "m.gguf", "--to", "gguf", "--tokenizer", tiny_checkpoint)
+    assert run(capsys, "convert", tmp_path / "bare", *model)[::2] == (0, "")

@@ -22,7 +22,7 @@ from gptwo.checkpoint.saving import locked
 from gptwo.checkpoint.stored import Checkpoint
 from gptwo.config import GPTConfig
 from gptwo.conversion import convert
-from gptwo.errors import CheckpointError, InvalidRequestError, MissingDependencyError, TokenizerError
+from gptwo.errors import CheckpointError, CheckpointWarning, InvalidRequestError, MissingDependencyError, TokenizerError
 from gptwo.tokenizer import Tokenizer
 
 pytest.importorskip("gguf", reason="needs the extra `gguf`")
@@ -127,7 +127,7 @@ def test_any_sizes_go_through_every_format(data: st.DataObject) -> None:
         at, arrays = source_in(Path(directory), config, tokenizer=None)
         for to in order:
             target = place(Path(directory), to, to)
-            assert not convert(at, target, to, any_gelu=True).tokenizer
+            assert not convert(at, target, to, any_gelu=True, with_tokenizer=False).tokenizer
             at = target
             assert_holds(load_checkpoint(at), arrays)
 
@@ -156,7 +156,7 @@ def test_a_tied_head_that_a_gguf_holds_twice_is_tied(tmp_path: Path) -> None:
     arrays = arrays_of(config)
     arrays["lm_head.weight"] = arrays["wte.weight"].copy()
     save_checkpoint(tmp_path / "source", config, arrays, None)
-    convert(tmp_path / "source", tmp_path / "m.gguf", "gguf")
+    convert(tmp_path / "source", tmp_path / "m.gguf", "gguf", with_tokenizer=False)
     assert load_checkpoint(tmp_path / "m.gguf").config.tie_word_embeddings
 
 
@@ -313,7 +313,14 @@ def test_values_that_a_type_cannot_hold_are_refused_and_nothing_is_left(tmp_path
     save_checkpoint(tmp_path / "source", config, arrays, None)
     for to, dtype in (("gguf", "f16"), ("gguf", "q8_0"), ("gguf", "q4_0"), ("nanogpt", "f16"), ("hf", "f16")):
         with pytest.raises(CheckpointError, match=r"h.1.mlp.c_fc.weight has values beyond the range of"):
-            convert(tmp_path / "source", place(tmp_path, "target", to), to, dtype=dtype, any_gelu=True)
+            convert(
+                tmp_path / "source",
+                place(tmp_path, "target", to),
+                to,
+                dtype=dtype,
+                any_gelu=True,
+                with_tokenizer=False,
+            )
     with pytest.raises(CheckpointError, match="rows of 12, and Q8_0 comes in blocks of 32"):
         convert(source_in(tmp_path / "odd")[0], tmp_path / "odd.gguf", "gguf", dtype="q8_0")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["odd", "source"]
@@ -325,6 +332,22 @@ def test_a_packed_model_is_refused(tmp_path: Path, tiny_checkpoint: Path) -> Non
     assert main(["quantize", str(tiny_checkpoint), str(tmp_path / "packed"), "--no-report"]) == 0
     with pytest.raises(CheckpointError, match="is packed as int8, as only gptwo reads it"):
         convert(tmp_path / "packed", tmp_path / "m.gguf", "gguf")
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_a_tokenizer_is_not_left_out_unsaid(tmp_path: Path, to: str) -> None:
+    source, _ = source_in(tmp_path, tokenizer=None)
+    target = place(tmp_path, "target", to)
+    if to == "gguf":
+        with pytest.raises(TokenizerError, match=r"no tokenizer, and whatever reads GGUF expects one .*--no-tok"):
+            convert(source, target, to)
+        assert not target.exists()
+    else:
+        with pytest.warns(CheckpointWarning, match="brings no tokenizer, and none is written; --tokenizer names one"):
+            assert not convert(source, target, to, any_gelu=True).tokenizer
+    assert not convert(source, target, to, any_gelu=True, with_tokenizer=False, force=True).tokenizer
+    TOKENIZER.save(tmp_path / "words")
+    assert convert(source, target, to, any_gelu=True, tokenizer=tmp_path / "words", force=True).tokenizer
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path: Path) -> None:

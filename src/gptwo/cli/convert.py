@@ -26,7 +26,7 @@ OPTIONS: list[click.Parameter] = [
         help="Type of the matrices; `auto` is SRC's where the format has it, else f32.",
     ),
     click.Option(["--tokenizer"], metavar="PATH", help="A tokenizer's directory or file, instead of the model's own."),
-    click.Option(["--no-tokenizer"], is_flag=True, help="Leave the tokenizer out."),
+    click.Option(["--no-tokenizer"], is_flag=True, help="Leave the tokenizer out; gguf wants one or this."),
     click.Option(["--any-gelu"], is_flag=True, help="Take GELU and its approximation by tanh for the same."),
     click.Option(["--force"], is_flag=True, help="Replace a checkpoint that is at DST."),
     click.Option(["--revision"], help="A branch, tag or commit on the hub."),
