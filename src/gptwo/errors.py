@@ -162,6 +162,14 @@ class BenchError(GptwoError):
     """A measurement that could not be made: another engine that does not answer, or cannot be given the weights."""
 
 
+class ExerciseError(GptwoError):
+    """A lesson of the course uses what its reader has not written yet."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows in place of a traceback."""
+        return [str(self)]
+
+
 def nearest_name(name: str, known: Iterable[str]) -> str:
     """A hint for an unknown name: `; did you mean 'top_p'?`, or the names that exist when none is near.
 

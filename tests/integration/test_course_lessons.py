@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from gptwo.course import LESSONS
+from gptwo.errors import ExerciseError
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "course").glob("*.ipynb"))
@@ -71,7 +72,34 @@ def test_an_exercise_that_was_not_begun_is_told_that_it_is_empty(
     assert [name for _, name, _ in said] == list(LESSONS[notebook.stem[3:]])
     for mark, name, text in said:
         assert mark == "✗", name
-        assert "still empty" in text or "no parameters" in text, name
+        assert "its body is still empty" in text, name
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_cell_that_needs_an_empty_exercise_says_so(
+    notebook: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "course"))
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    names: dict[str, Any] = {"__name__": notebook.stem}
+    empty: set[str] = set()
+    for number, cell in enumerate(cells(notebook)):
+        source, where = "".join(cell["source"]), f"{notebook.name}, cell {number}"
+        called = {
+            node.func.id
+            for node in ast.walk(ast.parse(source))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
+        if is_exercise(cell):
+            empty |= set(names_in(source))
+            run_cell(source, where, names)
+        elif called & empty:
+            with pytest.raises(ExerciseError, match=r"^\w+ is still empty: write it in its exercise above"):
+                run_cell(source, where, names)
+            (needed,) = re.findall(r"^needs\((.*)\)$", source, flags=re.MULTILINE)
+            assert called & empty <= set(needed.split(", "))
+        elif number == 0:
+            run_cell(source, where, names)
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)

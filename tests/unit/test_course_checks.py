@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from gptwo import course
 from gptwo.course import verdict
-from gptwo.course.judging import FunctionExercise, Mistake
+from gptwo.course.judging import FunctionExercise, Mistake, brief
 from gptwo.course.modules import ModuleExercise
-from gptwo.errors import InvalidRequestError, MissingDependencyError
+from gptwo.errors import ExerciseError, InvalidRequestError, MissingDependencyError
 
 COURSE = Path(__file__).resolve().parents[2] / "course"
 EXERCISES = {
@@ -336,6 +336,38 @@ class NamelessMatrices(Parts):
         return y @ self.b + self.b_bias
 
 
+class Letters(Parts):
+    """Weights and biases a, b, c, d: the shapes leave one choice."""
+
+    def make(self, width: int) -> None:
+        for name, shape in (("a", (width, 3 * width)), ("b", 3 * width), ("c", (width, width)), ("d", width)):
+            setattr(self, name, nn.Parameter(torch.zeros(shape)))
+
+    def parts(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (x @ self.a + self.b).chunk(3, dim=2)
+
+    def last(self, y: Tensor) -> Tensor:
+        return y @ self.c + self.d
+
+
+class MoreLetters(NamelessMatrices):
+    """Four matrices and four biases of one shape, and no name that goes with another."""
+
+    def make(self, width: int) -> None:
+        for name in "abcdefgh":
+            setattr(self, name, nn.Parameter(torch.zeros((width, width) if name < "e" else width)))
+
+    def __getattr__(self, name: str) -> Any:
+        return super().__getattr__({"a_bias": "e", "b_bias": "f", "c_bias": "g", "d_bias": "h"}.get(name, name))
+
+
+class Untouched(nn.Module):
+    def __init__(self, *_: object) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor: ...  # type: ignore[empty-body]
+
+
 class LayersForEachHead(Parts):
     def make(self, width: int) -> None:
         size = width // self.heads
@@ -363,7 +395,7 @@ class OneTooMany(Parts):
         return q, k, v
 
 
-@pytest.mark.parametrize("answer", [ThreeLayers, NamelessMatrices, LayersForEachHead])
+@pytest.mark.parametrize("answer", [ThreeLayers, NamelessMatrices, Letters, LayersForEachHead])
 def test_parameters_may_be_called_and_kept_as_one_likes(answer: type[nn.Module]) -> None:
     assert str(verdict("attention", answer)) == "✓ attention: right."
 
@@ -383,6 +415,32 @@ def test_where_roles_are_not_plain_they_are_asked_for_and_taken() -> None:
     assert "no parameter nothing" in verdict("attention", OneTooMany, roles={**roles, "c_proj.bias": "nothing"}).text
     assert "no role more" in verdict("attention", OneTooMany, roles={**roles, "more": "out.bias"}).text
     assert "shape (36,)" in verdict("attention", OneTooMany, roles={**roles, "c_proj.bias": "inside.bias"}).text
+
+
+def test_a_bias_that_nothing_tells_from_others_is_asked_for() -> None:
+    text = verdict("attention", MoreLetters).text
+    assert text.startswith("The check cannot tell which parameter is the bias of a:")
+    assert "Call it a_bias" in text
+    assert "roles=" in text
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_class_that_was_not_begun_is_told_so(name: str) -> None:
+    assert "its body is still empty" in verdict(name, Untouched).text
+
+
+def test_what_a_function_failed_on_is_told() -> None:
+    text = verdict("top_k", lambda logits, k: logits.topk(k).values).text
+    assert "raised RuntimeError: selected index k out of range" in text
+    assert text.endswith("It was given logits = [1.0, 3.0, -0.5, 2.0, 0.2], k = 9.")
+
+
+def test_a_cell_says_in_one_line_what_it_needs() -> None:
+    course.needs(ThreeLayers, Untouched.__init__, brief, len, 3, None)
+    for thing, name in ((Untouched, "Untouched"), (torch.no_grad()(Untouched.forward), "forward")):
+        with pytest.raises(ExerciseError, match=rf"^{name} is still empty") as raised:
+            course.needs(thing)
+        assert raised.value._render_traceback_() == [str(raised.value)]
 
 
 class Hostile:
@@ -458,5 +516,5 @@ def test_check_prints_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_without_pytorch_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
-    with pytest.raises(MissingDependencyError, match=r"gptwo\[torch\]"):
+    with pytest.raises(MissingDependencyError, match=r"pip install '\.\[torch\]'"):
         course.check("gelu", lambda x: x)

@@ -10,17 +10,20 @@ mistake makes such numbers. Classes may name their parameters as they like (see 
 
 from __future__ import annotations
 
+import dis
+import inspect
 from collections.abc import Mapping
 from importlib import import_module
+from types import FunctionType
 from typing import TYPE_CHECKING
 
-from gptwo.errors import InvalidRequestError, MissingDependencyError, nearest_name
+from gptwo.errors import ExerciseError, InvalidRequestError, MissingDependencyError, nearest_name
 from gptwo.options import shown
 
 if TYPE_CHECKING:
     from gptwo.course.answers import Verdict
 
-__all__ = ["LESSONS", "check", "verdict"]
+__all__ = ["LESSONS", "check", "needs", "verdict"]
 
 LESSONS = {
     "attention": ("softmax", "attention"),
@@ -50,6 +53,24 @@ def check(name: str, thing: object, *, roles: Mapping[str, str] | None = None) -
     print(verdict(name, thing, roles=roles))
 
 
+def needs(*things: object) -> None:
+    """Say in one line, instead of what would go wrong, that a cell needs functions or classes not yet written.
+
+    Raises ExerciseError if one of them, or a method of a class, still has an empty body.
+    """
+    for thing in things:
+        own = vars(thing).values() if isinstance(thing, type) else (thing,)
+        if any(inspect.isfunction(code) and _is_empty(code) for code in map(inspect.unwrap, filter(callable, own))):
+            name = getattr(thing, "__name__", "it")
+            raise ExerciseError(f"{name} is still empty: write it in its exercise above, run that cell, then this one")
+
+
+def _is_empty(code: FunctionType) -> bool:
+    """Whether a function does nothing but give None: `...`, `pass`, a docstring alone."""
+    steps = [step for step in dis.get_instructions(code) if step.opname not in ("RESUME", "NOP", "RETURN_VALUE")]
+    return [(step.opname in ("LOAD_CONST", "RETURN_CONST"), step.argval) for step in steps] == [(True, None)]
+
+
 def verdict(name: str, thing: object, *, roles: Mapping[str, str] | None = None) -> Verdict:
     """What there is to say of `thing` as an answer to the exercise `name`.
 
@@ -66,7 +87,7 @@ def verdict(name: str, thing: object, *, roles: Mapping[str, str] | None = None)
     try:
         import torch  # noqa: F401
     except ImportError as error:
-        raise MissingDependencyError("the course needs PyTorch; pip install 'gptwo[torch]'") from error
+        raise MissingDependencyError("the course needs PyTorch: pip install '.[torch]' in gptwo's checkout") from error
     from gptwo.course.answers import examined
 
     exercises = import_module(f"gptwo.course.{lesson_of[name]}").EXERCISES

@@ -38,17 +38,28 @@ class FunctionExercise:
         """Run the function on all cases; AnswerError where it is wrong."""
         if not callable(thing):
             raise AnswerError(f"This takes a function, {self.call}; you gave {a_kind_of(thing)}.")
-        gots = [run(self.call, thing, *case) for case in self.cases]
+        gots = [self._run(thing, index) for index in range(len(self.cases))]
 
         def answers(**flags: Any) -> Iterator[Any]:
             return (self.answer(*case, **flags) for case in self.cases)
 
         judge(gots, [answers], self.mistakes, self._of_case)
 
+    def _run(self, thing: Callable[..., Any], index: int) -> Any:
+        try:
+            return run(self.call, thing, *self.cases[index])
+        except AnswerError as error:
+            if " raised " not in str(error):
+                raise
+            raise AnswerError(f"{error} It was given {self._given(index)}.") from error.__cause__
+
     def _of_case(self, index: int) -> str:
+        return f"For {self._given(index)}"
+
+    def _given(self, index: int) -> str:
         names = inspect.signature(self.answer).parameters
         given = [f"{name} = {brief(value)}" for name, value in zip(names, self.cases[index], strict=False)]
-        return f"For {', '.join(part for part in given if len(part) < 120)}"
+        return ", ".join(part for part in given if len(part) < 120)
 
 
 @dataclass(frozen=True)
@@ -183,6 +194,8 @@ def brief(value: Any) -> str:
         return str(_rounded(value.tolist()))
     if isinstance(value, float):
         return f"{value:.6g}"
+    if inspect.isfunction(value):
+        return value.__name__
     text = str(_rounded(value)) if isinstance(value, list) else repr(value)
     return text if len(text) <= 200 else f"{text[:200]}…"
 

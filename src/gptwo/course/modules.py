@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gptwo.course.answers import AnswerError, run
+from gptwo.course.answers import EMPTY, AnswerError, run
 from gptwo.course.forward import Weights
 from gptwo.course.judging import Mistake, Sizes, a_kind_of, judge
 from gptwo.course.roles import Layers, draw, given_weights, layers_of
@@ -47,13 +47,14 @@ class ModuleExercise:
         module = run(self.call, thing, *self.arguments)
         if not isinstance(module, nn.Module):
             raise AnswerError(f"{self.call} is {a_kind_of(module)}, expected an nn.Module.")
+        module.eval()
+        inputs = self.inputs()
         if not any(True for _ in module.parameters()):
+            self._check_begun(module, inputs[0])
             raise AnswerError(
                 "PyTorch sees no parameters in it: make layers in __init__ (after super().__init__()) as nn.Linear or "
                 "nn.Parameter; a plain tensor or a list hides them."
             )
-        module.eval()
-        inputs = self.inputs()
         layers = layers_of(module, inputs[0])
         draw(module, layers)
         gots = [y for x in inputs for y in self._run(module, x)]
@@ -69,6 +70,13 @@ class ModuleExercise:
             judge(gots, candidates, self.mistakes, sizes=self.sizes)
         except AnswerError as error:
             raise AnswerError(f"{error}{self._probed(module, inputs[0], str(error))}") from None
+
+    def _check_begun(self, module: nn.Module, x: Tensor) -> None:
+        try:
+            self._run(module, x)
+        except AnswerError as error:
+            if EMPTY in str(error):
+                raise
 
     def _answers(self, weights: Weights, inputs: tuple[Tensor, ...]) -> Callable[..., Iterator[Tensor]]:
         def answers(**flags: Any) -> Iterator[Tensor]:

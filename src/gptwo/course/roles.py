@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
@@ -35,6 +35,8 @@ class Matrix:
     bias: Tensor | None
     transposed: bool | None
     """Whether it lies as (out, in); None where only a square one's use would show it."""
+    unclear: bool = False
+    """Whether neither names nor shapes say which of several vectors is its bias."""
 
     def has(self, rows: int, columns: int) -> bool:
         """Whether it leads from `rows` numbers to `columns`."""
@@ -104,14 +106,20 @@ def _sort_in(found: Layers, module: nn.Module, path: str, own: Mapping[str, Tens
     """The layers that one module's own parameters make up; a bias goes with the matrix that its name is nearest to."""
     alone = sum(p.dim() == 2 for p in own.values()) <= 1 and len(own) <= 2
     vectors = {name: p for name, p in own.items() if p.dim() == 1}
-    for name, weight in own.items():
-        if weight.dim() == 2:
-            whole = path if alone and path else f"{path}.{name}".lstrip(".")
-            near = [v for v in vectors if vectors[v].shape[0] in weight.shape and (alone or _shared(v, name, own))]
-            # Of a matrix's two sides the output's is meant; a square matrix leaves no choice.
-            bias = vectors.pop(near[0]) if near else None
-            transposed = True if isinstance(module, nn.Linear) else None
-            found.matrices.append(Matrix(whole, weight, bias, transposed))
+    matrices = {name: p for name, p in own.items() if p.dim() == 2}
+    biases: dict[str, Tensor] = {}
+    for name, weight in matrices.items():
+        near = [v for v in vectors if vectors[v].shape[0] in weight.shape and (alone or _nearest(v, matrices) == name)]
+        # Of a matrix's two sides the output's is meant; a square matrix leaves no choice.
+        if near:
+            biases[name] = vectors.pop(near[0])
+    biases |= _biases_by_shape(matrices.keys() - biases.keys(), matrices, vectors)
+    loose = _loose(vectors, matrices)
+    for name, weight in matrices.items():
+        whole = path if alone and path else f"{path}.{name}".lstrip(".")
+        unclear = name not in biases and any(vectors[v].shape[0] in weight.shape for v in loose)
+        transposed = True if isinstance(module, nn.Linear) else None
+        found.matrices.append(Matrix(whole, weight, biases.get(name), transposed, unclear))
     gains = [name for name in vectors if bool((vectors[name] == 1).all())] or list(vectors)[:1]
     shifts = [name for name in vectors if name not in gains]
     for gain, shift in itertools.zip_longest(gains, shifts):
@@ -120,15 +128,41 @@ def _sort_in(found: Layers, module: nn.Module, path: str, own: Mapping[str, Tens
             found.norms.append(Norm(whole, vectors[gain], vectors[shift] if shift else None))
 
 
-def _shared(vector: str, matrix: str, own: Mapping[str, Tensor]) -> bool:
-    """Whether of all matrices beside it, `matrix` has the name nearest to `vector`: b_q goes with w_q."""
+def _biases_by_shape(
+    open_ones: Set[str], matrices: Mapping[str, Tensor], vectors: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """The biases, taken out of `vectors`, of matrices whose names say nothing and whose shapes leave one choice."""
+    biases: dict[str, Tensor] = {}
+    while True:
+        fits = {
+            v: [name for name in open_ones - biases.keys() if vectors[v].shape[0] in matrices[name].shape]
+            for v in _loose(vectors, matrices)
+        }
+        only = [names[0] for names in fits.values() if len(names) == 1]
+        sure = [(v, names[0]) for v, names in fits.items() if len(names) == 1 and only.count(names[0]) == 1]
+        if not sure:
+            return biases
+        for vector, name in sure:
+            biases[name] = vectors.pop(vector)
+
+
+def _loose(vectors: Mapping[str, Tensor], matrices: Mapping[str, Tensor]) -> list[str]:
+    """Vectors that may be a bias of any matrix, by their names; what is all ones is a layer norm's."""
+    return [name for name, p in vectors.items() if _nearest(name, matrices) is None and not bool((p == 1).all())]
+
+
+def _nearest(vector: str, matrices: Iterable[str]) -> str | None:
+    """Of the matrices beside it the one with the name nearest to the vector's, if one is: b_q goes with w_q."""
 
     def likeness(name: str) -> tuple[int, float]:
         match = SequenceMatcher(None, vector, name)
         first = match.find_longest_match()
         return first.size if first.a == first.b == 0 else 0, match.ratio()
 
-    return max((name for name, p in own.items() if p.dim() == 2), key=likeness) == matrix
+    by_likeness = sorted(matrices, key=likeness)
+    if not by_likeness or (len(by_likeness) > 1 and likeness(by_likeness[-2]) == likeness(by_likeness[-1])):
+        return None
+    return by_likeness[-1]
 
 
 def draw(module: nn.Module, layers: Layers) -> None:
@@ -167,6 +201,8 @@ def block_weights(layers: Layers, width: int, heads: int) -> Iterator[Weights]:
     """What the parts of a block may be, under the names `ln_1`, `attn.c_attn`, …"""
     norms = layers.norms
     if len(norms) != 2:
+        for matrix in layers.matrices:
+            _bias(matrix)
         raise AnswerError(
             f"A block has two layer norms, one before attention and one before the MLP; yours {_n(norms)}."
         )
@@ -252,6 +288,12 @@ def _norm(role: str, norm: Norm) -> Weights:
 
 
 def _bias(matrix: Matrix) -> Tensor:
+    if matrix.bias is None and matrix.unclear:
+        raise AnswerError(
+            f"The check cannot tell which parameter is the bias of {matrix.path}: neither names nor shapes say it. "
+            f"Call it {matrix.path.rpartition('.')[2]}_bias, or say which is which: check(..., "
+            'roles={"c_attn.weight": "your.name", ...}).'
+        )
     if matrix.bias is None:
         raise AnswerError(f"The layer {matrix.path} has no bias; all of GPT-2's linear layers have one.")
     return matrix.bias
