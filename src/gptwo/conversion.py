@@ -28,7 +28,7 @@ class Conversion:
 
     path: Path
     source: str
-    """The format that was read: the name of its row in the table of formats."""
+    """The format that was read, by `to`'s name where it is one of TARGETS, else `tensorflow`."""
     target: str
     """What `to` was."""
     dtype: str
@@ -38,6 +38,10 @@ class Conversion:
     bytes: int
     """Of all the files."""
     tokenizer: bool
+    activation: str
+    """The `activation_function` that the target has."""
+    source_activation: str
+    """That of the source; another one only with `any_gelu`."""
 
 
 def convert(
@@ -56,10 +60,10 @@ def convert(
     """Write a model in another program's format, tensor by tensor.
 
     source: what `gptwo.load` takes. target: the directory to make, or for GGUF the file. to: one of TARGETS. dtype: one
-    of DTYPES; `auto` is the source's where the format has it, else f32. tokenizer: a directory or file instead of the
-    source's own; with_tokenizer false leaves it out, and only then is a source without one taken for GGUF, and for the
-    others without a CheckpointWarning. any_gelu: take GELU and its approximation by tanh for the same.
-    force: replace a checkpoint that is there. on_progress: told the share that is done.
+    of DTYPES, in any case; `auto` is the source's where the format has it, else f32. tokenizer: a directory or file
+    instead of the source's own; with_tokenizer false leaves it out, and only then is a source without one taken for
+    GGUF, and for the others without a CheckpointWarning. any_gelu: take GELU and its approximation by tanh for the
+    same. force: replace a checkpoint that is there. on_progress: told the share that is done.
 
     The target appears when it is whole. Raises what `load_checkpoint` and `Tokenizer.load` raise; CheckpointError for
     what the format cannot say, a target that is there or is the source, and whatever the system refuses;
@@ -94,13 +98,15 @@ def convert(
     files = [path for path in target.iterdir() if path.is_file()] if target.is_dir() else [target]
     return Conversion(
         path=target,
-        source=checkpoint.format,
+        source="hf" if checkpoint.format == "transformers" else checkpoint.format,
         target=to,
         dtype=chosen.lower(),
         tensors=len(checkpoint.tensors),
         parameters=config.parameter_count,
         bytes=sum(path.stat().st_size for path in files),
         tokenizer=words is not None,
+        activation=config.activation_function,
+        source_activation=checkpoint.config.activation_function,
     )
 
 
@@ -151,11 +157,11 @@ def _check_place(checkpoint: Checkpoint, target: Path, form: Target, force: bool
 def _dtype(checkpoint: Checkpoint, form: Target, asked: str) -> str:
     """The type to write, by safetensors' or ggml's name."""
     if asked != "auto":
-        if asked not in DTYPES:
+        if asked.lower() not in DTYPES:
             raise InvalidRequestError(f"dtype is {asked!r}{nearest_name(asked, DTYPES)}", param="dtype")
         if asked.upper() not in form.dtypes:
             known = ", ".join(dtype.lower() for dtype in form.dtypes)
-            raise InvalidRequestError(f"{form.title} has no {asked}: its types are {known}", param="dtype")
+            raise InvalidRequestError(f"{form.title} has no {asked.lower()}: its types are {known}", param="dtype")
         return asked.upper()
     there = {tensor.dtype for tensor in checkpoint.tensors.values()}
     (only,) = there if len(there) == 1 else ("F32",)

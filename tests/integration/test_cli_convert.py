@@ -31,10 +31,15 @@ def test_the_commands_and_the_python_of_the_page_run(
         assert code == 0, err
         said.append(out)
     assert said[0].splitlines()[1:] == [
-        "format     transformers -> hf, f16",
-        "size       5.0 MB, 64 tensors, 2,470,464 parameters",
-        "tokenizer  with the model",
+        "format      hf -> hf, f16",
+        "size        5.0 MB, 64 tensors, 2,470,464 parameters",
+        "tokenizer   with the model",
+        "activation  gelu_new",
     ]
+    assert said[4].endswith("activation  gelu, for gelu_new, as --any-gelu says\n")
+    back = json.loads(said[5])
+    assert (back["activation"], back["source_activation"]) == ("gelu", "gelu")
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["activation_function"] == "gelu"
     assert json.loads(said[5])["source"] == "nanogpt"
     assert said[6] == run(capsys, "generate", "ROMEO:", "-m", "hf", "--max-tokens", 20, "--seed", 1)[1]
     (python,) = re.findall(r"^```python\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
@@ -79,16 +84,20 @@ def test_mistakes_are_one_line_and_leave_nothing(
     for arguments, message in (
         ((tmp_path / "none", out, "--to", "hf"), "no such file or directory"),
         ((tiny_checkpoint, out, "--to", "nanogpt"), "--any-gelu takes GELU"),
-        ((tiny_checkpoint, out, "--to", "gguf"), "one file, whose name ends in .gguf"),
         ((tiny_checkpoint, tmp_path / "o.gguf", "--to", "gguf", "--dtype", "q4_0"), "comes in blocks of 32"),
         ((tiny_checkpoint, tmp_path / "there", "--to", "raw"), "is there already; --force replaces it"),
         ((tiny_checkpoint, tiny_checkpoint, "--to", "raw", "--force"), "it is, holds or lies in what is converted"),
-        ((tiny_checkpoint, out, "--to", "raw", "--dtype", "f16"), "has no f16"),
         ((tiny_checkpoint, out, "--to", "raw", "--tokenizer", tmp_path), "holds no tokenizer.json"),
     ):
         err = refused(capsys, "convert", *arguments)
         assert message in err
         assert err.count("\n") == 1
+    for arguments, message in (
+        (("--to", "gguf"), "one file, whose name ends in .gguf"),
+        (("--to", "raw", "--dtype", "F16"), "has no f16: its types are f32"),
+        (("--to", "raw", "--dtype", "f8"), "'f8' is not one of"),
+    ):
+        assert message in refused(capsys, "convert", tiny_checkpoint, out, *arguments, code=2)
     assert "Missing option '--to'" in refused(capsys, "convert", tiny_checkpoint, out, code=2)
     both = ("--tokenizer", tmp_path, "--no-tokenizer")
     assert "leaves it out" in refused(capsys, "convert", tiny_checkpoint, out, "--to", "hf", *both, code=2)
@@ -100,7 +109,7 @@ def test_a_tokenizer_is_left_out_on_demand_only(
     capsys: pytest.CaptureFixture[str], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     code, out, err = run(capsys, "convert", tiny_checkpoint, tmp_path / "bare", "--to", "hf", "--no-tokenizer")
-    assert (code, err, "tokenizer  none" in out) == (0, "", True)
+    assert (code, err, "tokenizer   none" in out) == (0, "", True)
     err = refused(capsys, "convert", tmp_path / "bare", tmp_path / "m.gguf", "--to", "gguf")
     assert "brings no tokenizer" in err
     code, _, err = run(capsys, "convert", tmp_path / "bare", tmp_path / "raw", "--to", "raw")

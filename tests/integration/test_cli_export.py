@@ -119,13 +119,17 @@ def test_what_cannot_be_exported_is_refused_in_one_line_and_leaves_nothing(
     for arguments, message in (
         ((packed, out, "--to", "onnx"), "is packed as int8"),
         ((tmp_path / "none", out, "--to", "onnx"), "no such file or directory"),
-        ((tiny_checkpoint, out, "--to", "onnx", "--dtype", "pal4"), "onnx has f32, f16, int8"),
-        ((tiny_checkpoint, out, "--to", "onnx", "--compile"), "only torch has a compiled program"),
         ((tiny_checkpoint, tmp_path / "file" / "out", "--to", "onnx"), "cannot be written"),
     ):
         err = refused(capsys, "export", *arguments)
         assert message in err
         assert err.count("\n") == 1
+    for options, message in (
+        (("--to", "onnx", "--dtype", "pal4"), "onnx has f32, f16, int8"),
+        (("--to", "torch", "--dtype", "int8"), "torch has f32, bf16, f16"),
+        (("--to", "onnx", "--compile"), "only torch has a compiled program"),
+    ):
+        assert message in refused(capsys, "export", tiny_checkpoint, out, *options, code=2)
     assert "'tflite' is not one of" in refused(capsys, "export", tiny_checkpoint, out, "--to", "tflite", code=2)
     assert "--to" in refused(capsys, "export", tiny_checkpoint, out, code=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "packed"]

@@ -136,7 +136,7 @@ def test_any_sizes_go_through_every_format(data: st.DataObject) -> None:
 def test_blocks_of_eight_and_four_bits_are_near_and_load(tmp_path: Path, dtype: str, worst: float) -> None:
     config = CONFIG.replace(n_embd=32, n_head=4)
     source, arrays = source_in(tmp_path, config)
-    done = convert(source, tmp_path / "m.gguf", "gguf", dtype=dtype)
+    done = convert(source, tmp_path / "m.gguf", "gguf", dtype=dtype.upper())  # as llama.cpp spells it
     assert done.dtype == dtype
     found = load_checkpoint(tmp_path / "m.gguf").tensors
     for name, array in arrays.items():
@@ -481,11 +481,13 @@ def test_the_report_says_what_was_written(tmp_path: Path) -> None:
     size = sum(path.stat().st_size for path in (tmp_path / "t").iterdir())
     assert done == {
         "path": tmp_path / "t",
-        "source": "transformers",
+        "source": "hf",
         "target": "raw",
         "dtype": "f32",
         "tensors": 28,
         "parameters": CONFIG.parameter_count,
         "bytes": size,
         "tokenizer": True,
+        "activation": "gelu_new",
+        "source_activation": "gelu_new",
     }

@@ -9,6 +9,7 @@ import click
 
 from gptwo.cli.loading import as_path
 from gptwo.cli.terminal import bar, write, write_json
+from gptwo.errors import InvalidRequestError
 
 # Those of gptwo.conversion, which is not imported to print a page of help.
 TARGETS = ("hf", "nanogpt", "llmc", "raw", "gguf")
@@ -20,7 +21,7 @@ OPTIONS: list[click.Parameter] = [
     click.Option(["--to"], type=click.Choice(TARGETS), required=True, help="The format of DST."),
     click.Option(
         ["--dtype"],
-        type=click.Choice(DTYPES),
+        type=click.Choice(DTYPES, case_sensitive=False),
         default="auto",
         show_default=True,
         help="Type of the matrices; `auto` is SRC's where the format has it, else f32.",
@@ -49,14 +50,19 @@ def command(source: str, target: str, no_tokenizer: bool, as_json: bool, **optio
         raise click.UsageError("--tokenizer names a tokenizer, and --no-tokenizer leaves it out")
     from gptwo.conversion import convert
 
-    with bar("converting") as advance:
-        result = convert(
-            source,
-            as_path(target),
-            with_tokenizer=not no_tokenizer,
-            on_progress=lambda share: advance(share, ""),
-            **options,
-        )
+    try:
+        with bar("converting") as advance:
+            result = convert(
+                source,
+                as_path(target),
+                with_tokenizer=not no_tokenizer,
+                on_progress=lambda share: advance(share, ""),
+                **options,
+            )
+    except InvalidRequestError as error:
+        if error.param not in ("target", "dtype"):
+            raise
+        raise click.UsageError(str(error)) from error
     if as_json:
         write_json({**dataclasses.asdict(result), "path": str(result.path)})
         return
@@ -65,5 +71,13 @@ def command(source: str, target: str, no_tokenizer: bool, as_json: bool, **optio
         "format": f"{result.source} -> {result.target}, {result.dtype}",
         "size": f"{result.bytes / 1e6:,.1f} MB, {result.tensors} tensors, {result.parameters:,} parameters",
         "tokenizer": "with the model" if result.tokenizer else "none",
+        "activation": _activation(result.activation, result.source_activation),
     }
-    write("".join(f"{name:<11}{value}\n" for name, value in rows.items()))
+    write("".join(f"{name:<12}{value}\n" for name, value in rows.items()))
+
+
+def _activation(written: str, read: str) -> str:
+    """What the model computes now. A word where it is exact GELU, with which the weights may not have been made."""
+    if written != read:
+        return f"{written}, for {read}, as --any-gelu says"
+    return "gelu, the exact one; GPT-2's own is gelu_new" if written == "gelu" else written

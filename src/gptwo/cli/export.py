@@ -12,6 +12,7 @@ import numpy as np
 from gptwo.cli.loading import as_path, threads_option
 from gptwo.cli.quantize import SAMPLE
 from gptwo.cli.terminal import bar, write, write_json
+from gptwo.errors import InvalidRequestError
 from gptwo.export import DTYPES
 
 if TYPE_CHECKING:
@@ -55,10 +56,14 @@ def command(
     It appears when all of it is there.
     """
     from gptwo.checkpoint import load_checkpoint
-    from gptwo.export.directory import Against, check_target, export_checkpoint
+    from gptwo.export.directory import Against, check_target, check_wanted, export_checkpoint
     from gptwo.export.directory import as_json as report_as_json
     from gptwo.tokenizer import Tokenizer
 
+    try:
+        check_wanted(to, dtype, compiled=options["compiled"])
+    except InvalidRequestError as error:
+        raise click.UsageError(str(error)) from error
     target = as_path(out)
     check_target(target, force=force)
     checkpoint = load_checkpoint(model, revision=options["revision"], progress=True)

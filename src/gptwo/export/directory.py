@@ -128,13 +128,18 @@ def _exported(directory: Path) -> set[str]:
     return {REPORT, *files} if isinstance(files, dict) else {REPORT}
 
 
-def _checked(checkpoint: Checkpoint, to: str, dtype: str | None, compiled: bool) -> str:
+def check_wanted(to: str, dtype: str | None, *, compiled: bool = False) -> None:
+    """Raise InvalidRequestError for a target or a type that there is not, whatever the model."""
     if to not in DTYPES:
         raise InvalidRequestError(f"to is {to!r}, expected one of {', '.join(DTYPES)}", param="to")
     if dtype is not None and dtype not in DTYPES[to]:
         raise InvalidRequestError(f"dtype {dtype!r}: {to} has {', '.join(DTYPES[to])}", param="dtype")
     if compiled and to != "torch":
         raise InvalidRequestError(f"only torch has a compiled program, {to} has none", param="compiled")
+
+
+def _checked(checkpoint: Checkpoint, to: str, dtype: str | None, compiled: bool) -> str:
+    check_wanted(to, dtype, compiled=compiled)
     if checkpoint.packed is not None:
         raise InvalidRequestError(
             f"{checkpoint.path} is packed as {checkpoint.packed.weights}, which only gptwo's core reads; export the "
