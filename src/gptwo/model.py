@@ -208,6 +208,8 @@ class GPT2(nn.Module):
                 return self.to(device=device, dtype=dtype)
         except (RuntimeError, AssertionError, ImportError, TypeError) as error:
             reason = one_line(str(error).split("\n")[0])
+            if "Expected one of" in reason or "Invalid device string" in reason:  # with a list of all there ever were
+                reason = "PyTorch knows none of this name; there are cpu, cuda, cuda:1, mps and others"
             raise InvalidRequestError(f"device {shown(device)} cannot be used: {reason}", param="device") from error
 
     def to_arrays(self) -> dict[str, npt.NDArray[np.float32]]:

@@ -64,6 +64,23 @@ def test_a_device_that_is_not_here_is_one_line(
     assert code == 1
     assert error.startswith(f"gptwo: device {device!r} cannot be used")
     assert error.count("\n") == 1
+    assert len(error) < 160
+
+
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [
+        ("--foo", "No such option '--foo'.\n"),
+        ("--ou", "No such option '--ou'. Did you mean '--out'?\n"),
+        ("--atten", "No such option '--atten'.\n"),
+    ],
+)
+def test_an_unknown_option_is_told_with_those_that_are_near(
+    capsys: pytest.CaptureFixture[str], option: str, hint: str
+) -> None:
+    code, _, error = run(capsys, "explain", "x", option)
+    assert code == 2
+    assert error.endswith(f"Error: {hint}")
 
 
 @pytest.mark.parametrize("command", [["score"], ["generate", "--file"]])

@@ -27,7 +27,7 @@ class Format:
 
     name: str
     looks_like: str
-    """What is there on disk, for messages."""
+    """A file that shows it, for messages."""
     detect: Callable[[Path], bool]
     """Whether a path is meant to be one, by names and the first four bytes; cheap."""
     read: Callable[[Path], Checkpoint]

@@ -28,7 +28,7 @@ from gptwo.errors import CheckpointError, ConfigError
 from gptwo.vocabulary_files import LLMC_FILE, vocabulary_bytes
 
 FILE: Final = "model.bin"
-LOOKS_LIKE: Final = f"llm.c's {FILE}, or a directory that holds it"
+LOOKS_LIKE: Final = FILE
 
 _MAGIC: Final = 20240326
 _HEADER: Final = struct.Struct("<8i992x")  # 256 int32

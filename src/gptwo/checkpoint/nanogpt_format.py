@@ -29,7 +29,7 @@ from gptwo.config import GPTConfig
 from gptwo.errors import CheckpointError, ConfigError
 
 FILE: Final = "ckpt.pt"
-LOOKS_LIKE: Final = f"a directory with {FILE}, or a file in .pt"
+LOOKS_LIKE: Final = FILE
 
 _REQUIRED: Final = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
 _OPTIONAL: Final = ("bias", "dropout")  # the first releases had neither

@@ -25,7 +25,7 @@ from gptwo.config import GPTConfig
 from gptwo.errors import CheckpointError
 
 WEIGHTS_FILE: Final = "model.packed.safetensors"
-LOOKS_LIKE: Final = f"a directory with {CONFIG} and {WEIGHTS_FILE}, from `gptwo quantize`"
+LOOKS_LIKE: Final = WEIGHTS_FILE
 
 PACKED_WEIGHTS: Final = ("bf16", "int8", "int4")
 UNFOLD: Final = "unfold"

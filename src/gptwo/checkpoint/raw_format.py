@@ -30,7 +30,7 @@ from gptwo.vocabulary_files import RAW_FILE, vocabulary_bytes
 
 DATA: Final = "parameters.bin"
 LIST: Final = "parameters.json"
-LOOKS_LIKE: Final = f"a directory with {CONFIG}, {LIST} and {DATA}"
+LOOKS_LIKE: Final = DATA
 
 _DTYPE: Final = "F32"
 _MOST_DIMENSIONS: Final = 8

@@ -21,7 +21,7 @@ from gptwo.config import GPTConfig
 from gptwo.errors import CheckpointError, ConfigError
 
 HPARAMS: Final = "hparams.json"
-LOOKS_LIKE: Final = f"a directory with {HPARAMS} and model.ckpt{INDEX}"
+LOOKS_LIKE: Final = f"model.ckpt{INDEX}"
 
 _FIELDS: Final = {
     "n_vocab": "vocab_size",

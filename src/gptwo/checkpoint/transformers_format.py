@@ -25,7 +25,7 @@ WEIGHTS: Final = (
 )
 """The files that hold the weights or list those that do; the first that is there is read."""
 
-LOOKS_LIKE: Final = f"a directory with {CONFIG} and {', '.join(WEIGHTS[:-1])} or {WEIGHTS[-1]}"
+LOOKS_LIKE: Final = f"{CONFIG}, {WEIGHTS[0]}"
 
 _PREFIX: Final = "transformer."
 _INDEX: Final = ".index.json"

@@ -69,9 +69,20 @@ class Program(click.Group):
         try:
             with self.make_context("gptwo", list(arguments)) as context:
                 self.invoke(context)
+        except click.NoSuchOption as error:
+            raise _with_near_options(error) from error
         except click.exceptions.Exit as end:
             return end.exit_code
         return 0
+
+
+def _with_near_options(error: click.NoSuchOption) -> click.NoSuchOption:
+    """The error with options whose names are near without their dashes, which are alike in all."""
+    import difflib
+
+    options = {option.lstrip("-"): option for option in error.possibilities or ()}
+    near = difflib.get_close_matches(error.option_name.lstrip("-"), options, cutoff=0.6)
+    return click.NoSuchOption(error.option_name, error.message, [options[name] for name in near], error.ctx)
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
