@@ -243,7 +243,7 @@ def test_score_measures_a_text(model: LanguageModel, tmp_path: Path, capsys: Cap
     score = model.score(text)
     assert len(score.token_ids) > model.config.n_positions
     assert run(capsys, "score", str(tmp_path / "text")).splitlines() == [
-        f"tokens           {len(score.token_ids)}",
+        f"tokens           {len(score.token_ids):,}",
         f"log-probability  {score.total:.4f} nats",
         f"perplexity       {score.perplexity:.4f}",
         f"bits per byte    {score.bits_per_byte:.4f}",

@@ -48,7 +48,7 @@ def command(file: str, tokens: bool, as_json: bool, **options: Any) -> None:
     for token_id, logprob in zip(score.token_ids, score.logprobs, strict=True) if tokens else ():
         number = "" if logprob is None else f"{logprob:.4f}"
         write(f"{number:>10} {token_id:>6}  {shown_token(tokenizer, token_id)}\n")
-    write(f"tokens           {len(score.token_ids)}\n")
+    write(f"tokens           {len(score.token_ids):,}\n")
     write(f"log-probability  {score.total:.4f} nats\n")
     write(f"perplexity       {score.perplexity:.4f}\n")
     if score.bits_per_byte is not None:
