@@ -178,7 +178,7 @@ def test_models_lists_cached_ones_even_if_one_is_broken(
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip().startswith("me/")]
     assert rows == [
         ["me/tiny", "12,416", "16", "2", "2", "64", "2.5", "MB"],
-        ["me/[bold]broken", "?", "?", "?", "?", "?", "0.0", "MB"],
+        ["me/[bold]broken", "?", "?", "?", "?", "?", "0", "bytes"],
     ]
 
 

@@ -24,9 +24,9 @@ def test_a_checkpoint_is_shown_whole(capsys: Capture, tiny_checkpoint: Path) -> 
         "├─ h.0 to h.1\n│  ├─ ln_1  weight 16, bias 16\n│  ├─ attn\n│  │  ├─ c_attn  weight 16 x 48, bias 48\n" in out
     )
     assert "└─ lm_head  tied to wte\n" in out
-    assert re.search(r"^embeddings +5,824 +46.9% +23.30 kB$", out, flags=re.MULTILINE)
+    assert re.search(r"^embeddings +5,824 +46.9% +23.3 kB$", out, flags=re.MULTILINE)
     assert re.search(r"^head +tied to wte$", out, flags=re.MULTILINE)
-    assert re.search(r"int8 +\d+\.\d\d kB +gptwo quantize", out)
+    assert re.search(r"int8 +\d+\.\d kB +gptwo quantize; vectors", out)
     assert re.search(r"h\.1\.mlp\.c_proj\.weight +64 x 16 +F32 +4,096 +\d+\.\d{4}", out)
 
 
@@ -37,7 +37,7 @@ def test_the_same_as_json(capsys: Capture, tiny_checkpoint: Path) -> None:
     assert found["config"]["n_layer"] == 2
     assert found["modules"]["h"]["0"]["attn"]["c_attn"]["weight"] == [16, 48]
     assert sum(part["parameters"] for part in found["parts"].values()) == found["parameters"]
-    assert found["formats"].keys() == {"f32", "f16", "bf16", "int8", "int4"}
+    assert found["formats"].keys() == {"f32", "f16", "bf16", "int8", "int4", "q8_0", "q4_0"}
     first = found["tensors"][0]
     assert {key: first[key] for key in ("name", "part", "shape", "dtype", "bytes")} == {
         "name": "wte.weight",
@@ -64,7 +64,7 @@ def test_norms_that_are_left_out_are_told(
     code, out, err = run(capsys, "inspect", tiny_checkpoint)
     assert code == 0
     assert re.search(r"wte\.weight +300 x 16 +F32 +19,200 +-$", out, flags=re.MULTILINE)
-    assert err == "norms are left out of 49.66 kB; --norms reads them\n"
+    assert err == "norms are left out of 49.7 kB; --norms reads them\n"
     assert run(capsys, "inspect", tiny_checkpoint, "--no-norms")[2] == ""
     assert run(capsys, "inspect", tiny_checkpoint, "--norms")[2] == ""
 

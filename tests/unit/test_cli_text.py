@@ -16,7 +16,7 @@ from gptwo.cli import terminal
 from gptwo.cli.commands import COMMANDS
 from gptwo.cli.generate import write_stream
 from gptwo.cli.generation import Timings
-from gptwo.cli.terminal import progress, shown_token, visible, write, write_json, write_prompt
+from gptwo.cli.terminal import as_size, progress, shown_token, visible, write, write_json, write_prompt
 from gptwo.cli.text_input import PromptLine, read_prompt, read_prompts, read_text
 from gptwo.errors import DataError
 from gptwo.tokenizer import Tokenizer
@@ -31,6 +31,11 @@ class Terminal(io.StringIO):
 
 def stdin(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+def test_sizes_are_one_decimal_of_the_unit_that_fits() -> None:
+    said = [as_size(count) for count in (0, 1, 994, 1000, 23_296, 999_950, 4_940_928, 999_999_999, 3_144_128_000)]
+    assert said == ["0 bytes", "1 byte", "994 bytes", "1.0 kB", "23.3 kB", "1.0 MB", "4.9 MB", "1.0 GB", "3.1 GB"]
 
 
 # ---- reading

@@ -16,6 +16,7 @@ from gptwo.checkpoint import load_checkpoint, save_checkpoint
 from gptwo.checkpoint.canonical import expected_shapes
 from gptwo.cli import main
 from gptwo.config import GPTConfig
+from gptwo.conversion import convert
 from gptwo.inspection.parameters import PARTS, format_sizes, module_tree, part_of, take_inventory
 
 
@@ -122,6 +123,22 @@ def test_published_sizes_weigh_what_is_known() -> None:
     assert sizes["f32"] == 4 * 124_439_808
     assert sizes["f16"] == 2 * 124_439_808
     assert sizes["int4"] < sizes["int8"] < sizes["bf16"] < sizes["f32"]
+    assert sizes["f16"] < sizes["bf16"]  # where vectors and positions stay float32
+    assert (round(sizes["q8_0"] / 1e6, 1), round(sizes["q4_0"] / 1e6, 1)) == (134.9, 92.4)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_gguf_weighs_what_was_promised(tmp_path: Path, tied: bool) -> None:
+    pytest.importorskip("gguf", reason="needs the extra `gguf`")
+    config = tiny_config(n_embd=32, n_head=2, tie_word_embeddings=tied)
+    arrays = {name: np.ones(shape, np.float32) for name, shape in expected_shapes(config)}
+    save_checkpoint(tmp_path / "source", config, arrays, None)
+    for dtype in ("q8_0", "q4_0"):
+        convert(tmp_path / "source", tmp_path / f"{dtype}.gguf", "gguf", dtype=dtype, with_tokenizer=False)
+        found = take_inventory(tmp_path / f"{dtype}.gguf")
+        assert found.bytes == found.formats[dtype]
+    for other in ({"n_embd": 24}, {"activation_function": "relu"}):
+        assert format_sizes(config.replace(n_head=2, **other))["q8_0"] is None
 
 
 def sparse_checkpoint(directory: Path, config: GPTConfig) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from gptwo.cli.loading import as_path
-from gptwo.cli.terminal import bar, write, write_json
+from gptwo.cli.terminal import as_size, bar, write, write_json
 from gptwo.errors import InvalidRequestError
 
 # Those of gptwo.conversion, which is not imported to print a page of help.
@@ -69,7 +69,7 @@ def command(source: str, target: str, no_tokenizer: bool, as_json: bool, **optio
     rows = {
         "path": str(result.path),
         "format": f"{result.source} -> {result.target}, {result.dtype}",
-        "size": f"{result.bytes / 1e6:,.1f} MB, {result.tensors} tensors, {result.parameters:,} parameters",
+        "size": f"{as_size(result.bytes)}, {result.tensors} tensors, {result.parameters:,} parameters",
         "tokenizer": "with the model" if result.tokenizer else "none",
         "activation": _activation(result.activation, result.source_activation),
     }

@@ -11,7 +11,7 @@ import numpy as np
 
 from gptwo.cli.loading import as_path, threads_option
 from gptwo.cli.quantize import SAMPLE
-from gptwo.cli.terminal import bar, write, write_json
+from gptwo.cli.terminal import as_size, bar, write, write_json
 from gptwo.errors import InvalidRequestError
 from gptwo.export import DTYPES
 
@@ -138,8 +138,8 @@ def prompts_for(checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> list[lis
 def _rows(report: Report) -> list[tuple[str, str]]:
     rows = [
         ("for", f"{report.to}, {report.dtype}"),
-        *((f"  {name}", f"{size / 1e6:,.1f} MB") for name, size in report.files.items() if size >= 50_000),
-        ("size", f"{report.bytes / 1e6:,.1f} MB, {report.parameters:,} parameters"),
+        *((f"  {name}", as_size(size)) for name, size in report.files.items() if size >= 50_000),
+        ("size", f"{as_size(report.bytes)}, {report.parameters:,} parameters"),
     ]
     found = report.compared
     if found is None:

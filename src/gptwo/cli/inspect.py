@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gptwo.cli.terminal import bar, note, write, write_json
+from gptwo.cli.terminal import as_size, bar, note, write, write_json
 from gptwo.errors import one_line
 
 if TYPE_CHECKING:
@@ -26,7 +26,11 @@ OPTIONS: list[click.Parameter] = [
     click.Option(["as_json", "--json"], is_flag=True, help="One JSON object."),
 ]
 
-_MADE_BY = dict.fromkeys(("bf16", "int8", "int4"), "gptwo quantize")
+_MADE_BY = {
+    **dict.fromkeys(("f32", "f16"), "gptwo convert --to hf"),
+    **dict.fromkeys(("bf16", "int8", "int4"), "gptwo quantize; vectors and positions stay f32"),
+    **dict.fromkeys(("q8_0", "q4_0"), "gptwo convert --to gguf; vectors and positions stay f32"),
+}
 
 
 @click.command(params=OPTIONS)
@@ -48,7 +52,7 @@ def command(model: str, norms: bool | None, revision: str | None, as_json: bool)
         return
     _show(inventory)
     if not inventory.norms_read and norms is None:
-        note(f"norms are left out of {_size(inventory.bytes)}; --norms reads them")
+        note(f"norms are left out of {as_size(inventory.bytes)}; --norms reads them")
 
 
 def _as_json(inventory: Inventory) -> dict[str, Any]:
@@ -69,7 +73,9 @@ def _as_json(inventory: Inventory) -> dict[str, Any]:
 
 def _show(inventory: Inventory) -> None:
     config = inventory.config
-    write(f"{inventory.path}: {inventory.format}, {config.parameter_count:,} parameters, {_size(inventory.bytes)}\n\n")
+    write(
+        f"{inventory.path}: {inventory.format}, {config.parameter_count:,} parameters, {as_size(inventory.bytes)}\n\n"
+    )
     for name, value in config.to_dict().items():
         if name not in config.extra:
             write(f"{name:<33}{value}\n")
@@ -79,7 +85,7 @@ def _show(inventory: Inventory) -> None:
     _table(
         ("part", "parameters", "share", "size"),
         [
-            (part, f"{count:,}", f"{count / config.parameter_count:.1%}", _size(size))
+            (part, f"{count:,}", f"{count / config.parameter_count:.1%}", as_size(size))
             if part != "head" or count
             else (part, "tied to wte", "", "")
             for part, (count, size) in inventory.parts.items()
@@ -87,10 +93,7 @@ def _show(inventory: Inventory) -> None:
     )
     _table(
         ("format", "weights", "made by"),
-        [
-            (name, "-" if size is None else _size(size), _MADE_BY.get(name, "saving for transformers"))
-            for name, size in inventory.formats.items()
-        ],
+        [(name, "-" if size is None else as_size(size), _MADE_BY[name]) for name, size in inventory.formats.items()],
     )
     _table(
         ("tensor", "shape", "type", "bytes", "norm"),
@@ -148,13 +151,3 @@ def _parameters(module: Any) -> str:
 
 def _shape(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
-
-
-def _size(size: int) -> str:
-    """Bytes as a person reads them.
-
-    Example: 3_144_128_000 is "3.14 GB"
-    """
-    unit = next((u for u in (10**9, 10**6, 10**3) if size >= u), 1)
-    name = {10**9: "GB", 10**6: "MB", 10**3: "kB", 1: "bytes"}[unit]
-    return f"{size / unit:.{0 if unit == 1 else 2}f} {name}"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gptwo.cli.terminal import print_table, write, write_json
+from gptwo.cli.terminal import as_size, print_table, write, write_json
 from gptwo.config import PUBLISHED_MODELS, GPTConfig
 from gptwo.errors import ConfigError
 
@@ -61,7 +61,7 @@ def _table(title: str, models: list[dict[str, Any]]) -> None:
     rows = [
         [
             *("?" if model[column] is None else _number(model[column]) for column in COLUMNS),
-            model["repository"] if last == "repository" else f"{model['bytes'] / 1e6:,.1f} MB",
+            model["repository"] if last == "repository" else as_size(model["bytes"]),
         ]
         for model in models
     ]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gptwo.cli.loading import as_path, threads_option
-from gptwo.cli.terminal import bar, note, write, write_json
+from gptwo.cli.terminal import as_size, bar, note, write, write_json
 from gptwo.cli.text_input import read_text
 from gptwo.errors import CheckpointError, InvalidRequestError
 
@@ -162,7 +162,7 @@ def _rows(result: Result) -> list[tuple[str, str]]:
         ("weights", f"{result.weights}, layout {result.layout}"),
         (
             "size",
-            f"{result.bytes_before / 1e6:,.1f} MB -> {result.bytes / 1e6:,.1f} MB ({share} of the file before)",
+            f"{as_size(result.bytes_before)} -> {as_size(result.bytes)} ({share} of the file before)",
         ),
     ]
     found = result.against_f32

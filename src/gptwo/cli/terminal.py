@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+from gptwo.errors import plural
+
 if TYPE_CHECKING:
     from gptwo.tokenizer import Tokenizer
 
@@ -72,6 +74,17 @@ def shown_token(tokenizer: Tokenizer | None, token_id: int) -> str:
         return repr(data.decode())
     except UnicodeDecodeError:
         return repr(data)
+
+
+def as_size(count: int) -> str:
+    """Bytes as a person reads them.
+
+    Example: 3_144_128_000 is "3.1 GB"
+    """
+    for power, unit in ((9, "GB"), (6, "MB"), (3, "kB")):
+        if count >= 0.9995 * 10**power:  # which would be 1,000.0 of the unit below
+            return f"{count / 10**power:,.1f} {unit}"
+    return f"{count} {plural(count, 'byte')}"
 
 
 def note(text: str) -> None:

@@ -13,15 +13,19 @@ from typing import Any, Final
 
 import numpy as np
 
-from gptwo.checkpoint import Checkpoint, StoredTensor, load_checkpoint
-from gptwo.checkpoint.canonical import EMBEDDING, HEAD, expected_shapes
+from gptwo.checkpoint import TARGETS, Checkpoint, StoredTensor, load_checkpoint
+from gptwo.checkpoint.canonical import EMBEDDING, HEAD, LINEAR_WEIGHTS, expected_shapes
 from gptwo.checkpoint.packed_format import is_matrix
 from gptwo.config import GPTConfig
+from gptwo.errors import CheckpointError
 
 PARTS: Final = ("embeddings", "attention", "mlp", "norms", "head")
 
 NORMS_UP_TO: Final = 10**9
 """Bytes of weights; of more than these the norms are only read where they are asked for."""
+
+_GGUF_BLOCK: Final = 32  # numbers
+_GGUF_BLOCK_BYTES: Final = {"q8_0": 34, "q4_0": 18}  # a scale in f16 and the numbers
 
 _READ_AT_ONCE: Final = 1 << 20  # elements
 
@@ -62,7 +66,7 @@ class Inventory:
     parts: Mapping[str, tuple[int, int]]
     """By part, how many numbers it has and how many bytes they take."""
     formats: Mapping[str, int | None]
-    """Bytes of the weights in f32, f16, bf16, int8 and int4; None for one that the core cannot run this model in."""
+    """See `format_sizes`."""
     norms_read: bool
 
     @property
@@ -144,10 +148,11 @@ def norm(tensor: StoredTensor) -> float:
 
 
 def format_sizes(config: GPTConfig) -> dict[str, int | None]:
-    """Bytes of the weights in f32, f16, bf16, int8 and int4, the tied head counted once.
+    """Bytes of the weights by format, the tied head counted once; None for one that cannot hold this model.
 
-    f32 and f16 are what a directory for transformers holds; bf16, int8 and int4 what `gptwo quantize` writes, where
-    the matrices are packed with their scales, and the rest is float32.
+    f32 and f16 are what a directory for transformers holds; bf16, int8 and int4 what `gptwo quantize` writes, and q8_0
+    and q4_0 a GGUF. In these the matrices are packed with their scales, and vectors and positions are float32: so bf16
+    is larger than f16.
     """
     from gptwo.decoder.native import packed_sizes
 
@@ -157,7 +162,27 @@ def format_sizes(config: GPTConfig) -> dict[str, int | None]:
         "bf16": packed_sizes(config, "bf16"),
         "int8": packed_sizes(config, "int8"),
         "int4": packed_sizes(config, "int4"),
+        "q8_0": _gguf_size(config, "q8_0"),
+        "q4_0": _gguf_size(config, "q4_0"),
     }
+
+
+def _gguf_size(config: GPTConfig, dtype: str) -> int | None:
+    """Bytes of a GGUF's tensors in blocks, where the embedding and the head are q8_0 in either type."""
+    try:
+        TARGETS["gguf"].check(config)
+    except CheckpointError:
+        return None
+    total = 0
+    for name, shape in expected_shapes(config):
+        if not is_matrix(name):
+            total += 4 * math.prod(shape)
+            continue
+        if (shape[0] if name.endswith(LINEAR_WEIGHTS) else shape[-1]) % _GGUF_BLOCK:  # a row is not made of blocks
+            return None
+        kind = "q8_0" if name in (EMBEDDING, HEAD) else dtype
+        total += math.prod(shape) // _GGUF_BLOCK * _GGUF_BLOCK_BYTES[kind]
+    return total
 
 
 def module_tree(config: GPTConfig) -> dict[str, Any]:
