@@ -82,7 +82,7 @@ def as_size(count: int) -> str:
     Example: 3_144_128_000 is "3.1 GB"
     """
     for power, unit in ((9, "GB"), (6, "MB"), (3, "kB")):
-        if count >= 0.9995 * 10**power:  # which would be 1,000.0 of the unit below
+        if count >= 0.99995 * 10**power:  # where the unit below would have 1,000.0
             return f"{count / 10**power:,.1f} {unit}"
     return f"{count} {plural(count, 'byte')}"
 
