@@ -174,4 +174,4 @@ def test_ctrl_c_stops_one_answer_and_frees_its_sequence(
     expected = model.generate("hear", gptwo.SamplingParams(max_tokens=20, temperature=0, ignore_eos=True)).text
     assert out.endswith(f"\n{expected}\n")
     assert signal.getsignal(signal.SIGINT) is before
-    assert streams[0]._inbox == {}
+    assert streams[0]._shared._inbox == {}
