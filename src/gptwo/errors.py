@@ -170,8 +170,8 @@ class ExerciseError(GptwoError):
         return [str(self)]
 
 
-def nearest_name(name: str, known: Iterable[str]) -> str:
-    """A hint for an unknown name: `; did you mean 'top_p'?`, or the names that exist when none is near.
+def nearest_name(name: str, known: Iterable[str], *, otherwise: str | None = None) -> str:
+    """A hint for an unknown name: `; did you mean 'top_p'?`, or `otherwise` when none is near: the names that exist.
 
     Example: nearest_name("topp", ["top_k", "top_p"]) == "; did you mean 'top_p'?"
     """
@@ -179,7 +179,9 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
 
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else f"; known names: {', '.join(names)}"
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; known names: {', '.join(names)}" if otherwise is None else otherwise
 
 
 class CheckpointWarning(UserWarning):

@@ -35,17 +35,28 @@ def run_cell(source: str, where: str, names: dict[str, Any]) -> None:
     exec(compile(source, where, "exec"), names)
 
 
+@pytest.fixture
+def lessons(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Notebooks find the solutions, and draw nowhere."""
+    monkeypatch.syspath_prepend(str(ROOT / "course"))
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+
+
+def verdicts(capsys: pytest.CaptureFixture[str]) -> list[tuple[str, str, str]]:
+    """The mark, the name and the words of each verdict that was printed."""
+    return re.findall(r"^([✓✗]) (\w+): (.*)$", capsys.readouterr().out, flags=re.MULTILINE)
+
+
 def test_there_is_a_notebook_for_each_lesson() -> None:
     assert [notebook.stem for notebook in NOTEBOOKS] == [f"{i:02}_{name}" for i, name in enumerate(LESSONS, start=1)]
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_with_its_solutions_and_all_of_them_are_right(
-    notebook: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    notebook: Path, lessons: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     matplotlib = pytest.importorskip("matplotlib", reason="the lessons draw with matplotlib (extra plot)")
     matplotlib.use("Agg")
-    monkeypatch.syspath_prepend(str(ROOT / "course"))
     lesson = notebook.stem[3:]
     names: dict[str, Any] = {"__name__": lesson}
     for number, cell in enumerate(cells(notebook)):
@@ -53,22 +64,20 @@ def test_a_notebook_runs_with_its_solutions_and_all_of_them_are_right(
         if is_exercise(cell):
             source = f"from solutions.{lesson} import {', '.join(names_in(source))}"
         run_cell(source, f"{notebook.name}, cell {number}", names)
-    said = re.findall(r"^([✓✗]) (\w+): (.*)$", capsys.readouterr().out, flags=re.MULTILINE)
+    said = verdicts(capsys)
     assert said == [("✓", name, "right.") for name in LESSONS[lesson]]
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_an_exercise_that_was_not_begun_is_told_that_it_is_empty(
-    notebook: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    notebook: Path, lessons: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "course"))
-    monkeypatch.setenv("MPLBACKEND", "Agg")
     names: dict[str, Any] = {"__name__": notebook.stem}
     for number, cell in enumerate(cells(notebook)):
         source = "".join(cell["source"])
         if number == 0 or is_exercise(cell) or source.startswith("check("):
             run_cell(source, f"{notebook.name}, cell {number}", names)
-    said = re.findall(r"^([✓✗]) (\w+): (.*)$", capsys.readouterr().out, flags=re.MULTILINE)
+    said = verdicts(capsys)
     assert [name for _, name, _ in said] == list(LESSONS[notebook.stem[3:]])
     for mark, name, text in said:
         assert mark == "✗", name
@@ -77,10 +86,8 @@ def test_an_exercise_that_was_not_begun_is_told_that_it_is_empty(
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_cell_that_needs_an_empty_exercise_says_so(
-    notebook: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    notebook: Path, lessons: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "course"))
-    monkeypatch.setenv("MPLBACKEND", "Agg")
     names: dict[str, Any] = {"__name__": notebook.stem}
     empty: set[str] = set()
     for number, cell in enumerate(cells(notebook)):

@@ -103,7 +103,6 @@ def matching_names(patterns: Iterable[str], config: GPTConfig, *, param: str) ->
 def _unknown(name: str, config: GPTConfig, *, param: str) -> InvalidRequestError:
     """The error that names the nearest, or, where none is near, the table: all layers' names would be hundreds."""
     layers = f" of a model with {config.n_layer} layers" if str(name).startswith("h.") else ""
-    hint = nearest_name(str(name), activation_names(config))
-    if "did you mean" not in hint:
-        hint = f"; known names: {', '.join(row.name for row in ACTIVATIONS)}"
+    table = f"; known names: {', '.join(row.name for row in ACTIVATIONS)}"
+    hint = nearest_name(str(name), activation_names(config), otherwise=table)
     return InvalidRequestError(f"no activation{layers} is called {shown(name)}{hint}", param=param)

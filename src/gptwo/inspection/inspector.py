@@ -55,9 +55,9 @@ class Run(Result, Mapping[str, Floats]):
 
     def __getitem__(self, name: str) -> Floats:
         if name not in self.activations:
-            hint = nearest_name(str(name), self.activations)
-            if "did you mean" not in hint:  # all that a run kept may be thousands
-                hint = f"; it kept {', '.join([*self][:5]) or 'nothing'}{', …' if len(self) > 5 else ''}"
+            # All that a run kept may be thousands.
+            some = f"; it kept {', '.join([*self][:5]) or 'nothing'}{', …' if len(self) > 5 else ''}"
+            hint = nearest_name(str(name), self.activations, otherwise=some)
             raise InvalidRequestError(f"the run kept no {shown(name)}{hint}", param="keep")
         return self.activations[name]
 

@@ -97,8 +97,7 @@ def parse(schema: type[Schema], data: bytes) -> Schema:
         raise InvalidRequestError("the body is not a JSON object")
     unknown = next((name for name in value if name not in schema.model_fields), None)
     if unknown is not None:
-        hint = nearest_name(unknown[:100], schema.model_fields)
-        hint = hint if "did you mean" in hint else "; /docs lists those there are"
+        hint = nearest_name(unknown[:100], schema.model_fields, otherwise="; /docs lists those there are")
         if unknown in ELSEWHERE and ELSEWHERE[unknown] in schema.model_fields:
             hint = f"; did you mean {ELSEWHERE[unknown]!r}?"
         raise InvalidRequestError(f"there is no parameter {shown(unknown)}{hint}", param=unknown[:100])

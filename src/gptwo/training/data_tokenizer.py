@@ -23,8 +23,8 @@ def named_tokenizer(name: str) -> Tokenizer:
     try:
         return Tokenizer.load(resolve(name, progress=True, weights=False))
     except (ModelNotFoundError, DownloadError) as error:
-        near = nearest_name("bpe:SIZE" if name.lower().startswith("bpe") else name.lower(), WORDS)
-        if near.startswith("; did you") and name not in {model.name for model in PUBLISHED_MODELS}:
+        near = nearest_name("bpe:SIZE" if name.lower().startswith("bpe") else name.lower(), WORDS, otherwise="")
+        if near and name not in {model.name for model in PUBLISHED_MODELS}:
             raise type(error)(f"{error}{near}") from error
         raise
 

@@ -62,10 +62,10 @@ class BatchLoader:
         first = number * self.batch_size
         windows = range(first, first + self.batch_size)
         share = self.split_share(number) if self.splitter is not None else 0.0
-        rows = [self._row(window, share) for window in windows]
+        rows = [self._training_row(window, share) for window in windows]
         return _batch(self.data, rows, documents=self.documents)
 
-    def _row(self, window: int, share: float) -> _Row:
+    def _training_row(self, window: int, share: float) -> _Row:
         row = _row(self.data, self._start(window), self.block_size + 1)
         if self.splitter is None or share == 0.0:
             return row
